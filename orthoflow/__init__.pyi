@@ -1,0 +1,14 @@
+from .arrays import make_plan as make_plan
+from .arrays import open_volume as open_volume
+from .arrays import predict as predict
+from .arrays import segment as segment
+from .errors import BadInput as BadInput
+from .errors import BlockFailed as BlockFailed
+from .errors import StoreRefused as StoreRefused
+from .models import Model as Model
+from .models import load_model as load_model
+from .options import Options as Options
+from .pipeline import run as run
+from .plan import Plan as Plan
+
+__version__: str

@@ -1,0 +1,103 @@
+"""A client to work with: the user's, an address, or a local cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from orthoflow.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+
+    from orthoflow.options import Options
+
+_TIMEOUT = "20s"
+
+
+@contextlib.contextmanager
+def connect(options: Options, client: Client | None = None) -> Iterator[Client | None]:
+    """The client that runs the work; None where the work runs in this thread.
+
+    A client that is passed in is used and left open. Everything else is closed at the end.
+
+    Raises
+    ------
+    BadInput
+        If the scheduler does not answer, has no workers, or there is no GPU for a GPU cluster.
+    """
+    if client is not None:
+        yield client
+    elif options.scheduler is not None:
+        with _existing(options.scheduler) as found:
+            yield found
+    elif options.cluster == "synchronous":
+        yield None
+    else:
+        with _local(options) as found:
+            yield found
+
+
+@contextlib.contextmanager
+def _existing(address: str) -> Iterator[Client]:
+    from distributed import Client  # noqa: PLC0415 - slow to import
+
+    try:
+        client = Client(address, timeout=_TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"scheduler {address} did not answer within {_TIMEOUT}; check the address (as in "
+            "tcp://10.0.0.1:8786) and that it can be reached from here"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_TIMEOUT)
+        except TimeoutError as error:
+            raise BadInput(
+                f"scheduler {address} has no worker after {_TIMEOUT}; start some with "
+                f"dask worker {address}"
+            ) from error
+        yield client
+
+
+@contextlib.contextmanager
+def _local(options: Options) -> Iterator[Client]:
+    from distributed import Client, LocalCluster  # noqa: PLC0415 - slow to import
+
+    count = options.workers or len(os.sched_getaffinity(0))
+    # No free port is no reason to fail: port 0 lets the system choose one.
+    common = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    if options.cluster == "cuda":
+        make = _cuda_cluster
+        arguments = {} if options.workers is None else {"n_workers": options.workers}
+    else:
+        make = LocalCluster
+        processes = options.cluster == "processes"
+        arguments = {
+            "n_workers": count if processes else 1,
+            "threads_per_worker": 1 if processes else count,
+            "processes": processes,
+            # A plan says what a worker needs; Dask's limits would pause it for torch's memory.
+            "memory_limit": 0,
+        }
+        if not processes:
+            common.pop("host")
+    with make(**arguments, **common) as cluster, Client(cluster) as client:
+        yield client
+
+
+def _cuda_cluster(**arguments: object) -> object:
+    try:
+        from dask_cuda import LocalCUDACluster  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise BadInput(
+            "cluster cuda needs dask-cuda; install it with pip install 'orthoflow[cuda]'"
+        ) from error
+    import torch  # noqa: PLC0415 - slow to import
+
+    if not torch.cuda.is_available():
+        raise BadInput("cluster cuda: torch finds no GPU here; use cluster threads or processes")
+    return LocalCUDACluster(threads_per_worker=2, **arguments)

@@ -1,0 +1,183 @@
+"""Parts in, tallies out: a bounded number at a time."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orthoflow import graph
+from orthoflow.errors import BlockFailed
+from orthoflow.geometry.box import Box
+from orthoflow.stores.pyramid import build_level_box, level_boxes
+from orthoflow.work import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import dask.array as da
+    from distributed import Client
+
+    from orthoflow.plan import Plan
+
+# Blocks under way per thread: enough to keep it busy, few enough to forget.
+_WINDOW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    stage: str
+    """"blocks" or "pyramid"."""
+    done: int
+    total: int
+    voxels: int
+    """Voxels of the blocks done."""
+    seconds: float
+    dashboard: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run's blocks gave."""
+
+    tally: Tally = field(default_factory=Tally)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Blocks that could not be done, with the reason."""
+
+
+def run_blocks(
+    client: Client | None,
+    plan: Plan,
+    job: graph.Node,
+    array: da.Array | None,
+    *,
+    run: str,
+    report: Callable[[Progress], None],
+) -> Outcome:
+    """Make, write and count every block; a block that fails leaves the others alone."""
+    maker = graph.Direct() if client is None else graph.Submit(client, run)
+    parts = (graph.written(maker, plan, part, job, array) for part in plan.parts())
+    outcome, began = Outcome(), time.monotonic()
+    for block, result in stream(client, parts):
+        if isinstance(result, BlockFailed):
+            outcome.failed[str(block)] = str(result)
+        else:
+            outcome.tally.add(result)
+        report(
+            Progress(
+                "blocks",
+                outcome.tally.blocks + len(outcome.failed),
+                plan.block_count,
+                outcome.tally.voxels,
+                time.monotonic() - began,
+                None if client is None else client.dashboard_link,
+            )
+        )
+    return outcome
+
+
+def build_pyramid(
+    client: Client | None,
+    plan: Plan,
+    target: str,
+    *,
+    run: str,
+    report: Callable[[Progress], None],
+) -> int:
+    """Build every level above the first from the one below; bytes written, before compression."""
+    maker = graph.Direct() if client is None else graph.Submit(client, run)
+    began = time.monotonic()
+    arrays = plan.output.arrays
+    depth = max((len(array.levels) for array in arrays), default=1)
+    jobs = [
+        (array.path, level, list(level_boxes(array.levels[level])))
+        for level in range(1, depth)
+        for array in arrays
+        if level < len(array.levels)
+    ]
+    total, done, written = sum(len(boxes) for *_, boxes in jobs), 0, 0
+    options = plan.options.storage_option
+    # A level needs the whole one below it, so levels follow each other.
+    for _, group in itertools.groupby(jobs, key=lambda job: job[1]):
+        tasks = (
+            {
+                (path, level, box): maker.task(
+                    "pyramid",
+                    f"{path} {level} {box}",
+                    build_level_box,
+                    target,
+                    path,
+                    level,
+                    box,
+                    options,
+                )
+            }
+            for path, level, boxes in group
+            for box in boxes
+        )
+        for _, result in stream(client, tasks):
+            if isinstance(result, BlockFailed):
+                raise result
+            written += result
+            done += 1
+            report(Progress("pyramid", done, total, 0, time.monotonic() - began))
+    return written
+
+
+def stream(
+    client: Client | None, groups: Iterable[dict[Any, graph.Node]]
+) -> Iterator[tuple[Any, Any]]:
+    """Results of groups of tasks as they come; groups are made while few tasks are under way.
+
+    Yields
+    ------
+    key, result
+        The result is a `BlockFailed` where the task failed for a reason of its own.
+    """
+    if client is None:
+        for group in groups:
+            yield from group.items()
+        return
+    from distributed import as_completed  # noqa: PLC0415 - slow to import
+
+    window = _WINDOW * max(1, sum(client.nthreads().values()))
+    waiting = deque([iter(groups)])
+    names: dict[str, Any] = {}
+    pending = as_completed()
+    while True:
+        while waiting and len(names) < window:
+            group = next(waiting[0], None)
+            if group is None:
+                waiting.clear()
+                break
+            names.update({future.key: key for key, future in group.items()})
+            pending.update(group.values())
+        if not names:
+            return
+        future = next(pending)
+        yield names.pop(future.key), _result(future)
+
+
+def _result(future: Any) -> Any:
+    """The task's result, or the failure that is the block's own; anything else is raised."""
+    from distributed.scheduler import KilledWorker  # noqa: PLC0415 - slow to import
+
+    error = future.exception() if future.status == "error" else None
+    if error is None:
+        return future.result()
+    if isinstance(error, BlockFailed):
+        return error
+    if isinstance(error, KilledWorker):
+        return BlockFailed(f"its workers died {error.allowed_failures + 1} times: {error.task}")
+    raise error
+
+
+def box_of(text: str) -> Box:
+    """The box that `str(box)` wrote."""
+    bounds = [tuple(map(int, part.split(":"))) for part in text.split(",")]
+    (z0, z1), (y0, y1), (x0, x1) = bounds
+    return Box((z0, y0, x0), (z1, y1, x1))

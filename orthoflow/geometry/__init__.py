@@ -1,0 +1,1 @@
+"""Integers and small arrays: boxes, grids, weights, tiles, orientations. NumPy only."""

@@ -1,0 +1,30 @@
+"""What the plan needs to know of a volume; no voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orthoflow.geometry.box import Triple
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFacts:
+    """Metadata of one input volume, axes always (c, z, y, x).
+
+    `chunks` are the boxes that are read as a whole (an inner chunk of a shard, a page of a TIFF).
+    `voxel_size` is None where the file states none: never a silent 1.0.
+    """
+
+    name: str
+    """Where it came from, without credentials: a path, a URL, or "memory"."""
+    shape: Triple
+    dtype: str
+    channels: int = 1
+    chunks: Triple | None = None
+    """Voxels read at once (z, y, x); None for memory."""
+    voxel_size: tuple[float, float, float] | None = None
+    """Physical size of a voxel along (z, y, x), in `unit`."""
+    unit: str | None = None
+    """A UDUNITS name, as in OME-Zarr: "micrometer", "nanometer"."""
+    translation: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Centre of the first voxel in `unit`, (z, y, x)."""

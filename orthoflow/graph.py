@@ -1,0 +1,159 @@
+"""Plan to tasks: which task feeds which. No arithmetic; what a task does is in `work`.
+
+The wiring is written once. A `Maker` turns it into a lazy graph (`LazyGraph`), into futures of a
+scheduler (`Submit`) or into plain calls (`Direct`), so that all three give the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dask.array as da
+from dask.highlevelgraph import HighLevelGraph
+
+from orthoflow import work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from distributed import Client
+
+    from orthoflow.geometry.box import Box
+    from orthoflow.plan import Part, Plan
+
+Node = Any
+"""A task's result, now or later: a value, a future or a graph key."""
+
+
+class Maker(Protocol):
+    """Makes tasks; `label` is what the dashboard groups by, `place` tells one from another."""
+
+    def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
+        """A call of `function`; nodes among `args`, also in lists, are awaited."""
+
+    def voxels(self, array: da.Array, box: Box) -> Node:
+        """A box of a Dask array (c, z, y, x), as one NumPy array."""
+
+
+def written(
+    maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None
+) -> dict[Box, Node]:
+    """Per block a node that has written its results and gives a `work.Tally`."""
+    if len(part.blocks) == 1:
+        (block,) = part.blocks
+        voxels = _voxels(maker, plan, part, block, array)
+        task = maker.task("block", str(block), work.run_block, job, part, block, voxels)
+        return {block: task}
+    return {
+        block: maker.task("write", str(block), work.finish_and_write, job, block, *nodes)
+        for block, nodes in _sums(maker, plan, part, job, array).items()
+    }
+
+
+def finished(
+    maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None, wanted: list[str]
+) -> dict[Box, Node]:
+    """Per block a node that gives its results by name, as NumPy arrays."""
+    return {
+        block: maker.task("finish", str(block), work.finish, job, block, wanted, *nodes)
+        for block, nodes in _sums(maker, plan, part, job, array).items()
+    }
+
+
+def _sums(
+    maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None
+) -> dict[Box, list[Node]]:
+    """Per block the nodes whose sums it needs: its own task's, and its neighbours' rims."""
+    own = {
+        block: maker.task(
+            "infer",
+            str(block),
+            work.infer,
+            job,
+            part,
+            block,
+            _voxels(maker, plan, part, block, array),
+        )
+        for block in part.blocks
+    }
+    needed: dict[Box, list[Node]] = {block: [own[block]] for block in part.blocks}
+    for giver in part.blocks:
+        for taker in plan.neighbours(part, giver):
+            place = f"{giver}>{taker}"
+            needed[taker].append(maker.task("rim", place, work.rim, job, own[giver], taker))
+    return needed
+
+
+def _voxels(maker: Maker, plan: Plan, part: Part, block: Box, array: da.Array | None) -> Node:
+    """The block's voxels if they come from a Dask array; tasks read all others themselves."""
+    box = plan.input_box(part, block)
+    return None if array is None or box is None else maker.voxels(array, box)
+
+
+class Direct:
+    """Calls each task at once, in this thread."""
+
+    def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
+        """Call `function`."""
+        del label, place
+        return function(*args)
+
+    def voxels(self, array: da.Array, box: Box) -> Node:
+        """Compute the box."""
+        return array[(slice(None), *box.slices)].compute(scheduler="synchronous")
+
+
+class Submit:
+    """Submits each task to a scheduler."""
+
+    def __init__(self, client: Client, run: str) -> None:
+        self._client = client
+        self._run = run
+
+    def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
+        """Submit `function`."""
+        key = f"{label}-{self._run}-{place}"
+        return self._client.submit(function, *args, key=key, pure=False)
+
+    def voxels(self, array: da.Array, box: Box) -> Node:
+        """Compute the box on the workers."""
+        return self._client.compute(array[(slice(None), *box.slices)])
+
+
+class LazyGraph:
+    """Collects tasks in a graph; nothing runs until somebody computes a part of it."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._tasks: dict[Any, Any] = {}
+        self._inputs: list[da.Array] = []
+
+    def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
+        """Add a task; the node is its key."""
+        key = (f"{label}-{self._run}", place)
+        self._tasks[key] = (function, *args)
+        return key
+
+    def voxels(self, array: da.Array, box: Box) -> Node:
+        """Key of the box as one chunk."""
+        chunk = array[(slice(None), *box.slices)].rechunk(-1)
+        self._inputs.append(chunk)
+        return (chunk.name, 0, 0, 0, 0)
+
+    def arrays(self, wanted: Mapping[str, ArrayOfTasks]) -> dict[str, da.Array]:
+        """Dask arrays over the collected tasks, one per name."""
+        base = f"orthoflow-{self._run}"
+        common = HighLevelGraph.from_collections(base, self._tasks, dependencies=self._inputs)
+        found = {}
+        for name, (keys, chunks, dtype) in wanted.items():
+            layer = f"{name}-{self._run}"
+            tasks = {(layer, *index): task for index, task in keys.items()}
+            graph = HighLevelGraph(
+                {**common.layers, layer: tasks}, {**common.dependencies, layer: {base}}
+            )
+            found[name] = da.Array(graph, layer, chunks=chunks, dtype=dtype)
+        return found
+
+
+ArrayOfTasks = tuple[dict[tuple[int, ...], Any], tuple[tuple[int, ...], ...], Any]
+"""Task per chunk index, chunk sizes per axis, dtype."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: prepare, run the network, finish. torch; no Dask, no stores."""

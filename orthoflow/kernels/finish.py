@@ -1,0 +1,103 @@
+"""From sums of logits to what is stored: median, resampling, vote, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orthoflow.geometry.orientations import ORIENTATIONS
+from orthoflow.kernels.prepare import resample
+from orthoflow.reduce.finalize import binary_bytes, softmax_bytes
+from orthoflow.reduce.vote import (
+    Ballot,
+    consensus_labels,
+    consensus_logits,
+    decide,
+    dissent,
+    fill_unpredicted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orthoflow.geometry.box import Box, Triple
+    from orthoflow.reduce.blend import Sums
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Blended logits of one orientation over an output box: (class, z, y, x) float32."""
+
+    orientation: str
+    logits: torch.Tensor
+    covered: torch.Tensor | None
+
+
+@torch.inference_mode()
+def view_of(sums: Sums, box: Box, *, working: Triple, shape: Triple, median: int) -> View:
+    """Logits of one orientation on the output's grid, from sums that hold the box's support."""
+    logits, covered = sums.logits()
+    logits = fill_unpredicted(logits, covered)
+    if median > 1:
+        logits = median_along_stack(logits, sums, working, median)
+    inverse = ORIENTATIONS[sums.orientation].inverse
+    logits = resample(
+        logits.permute(inverse), working, shape, inside=sums.box, wanted=box
+    ).contiguous()
+    if covered is not None:
+        grid = covered.permute([i - 1 for i in inverse[1:]])[None].float()
+        covered = resample(grid, working, shape, inside=sums.box, wanted=box)[0] > 0.5
+    return View(sums.orientation, logits, covered)
+
+
+def median_along_stack(
+    logits: torch.Tensor, sums: Sums, working: Triple, size: int
+) -> torch.Tensor:
+    """Median over `size` planes; the first and last plane of the volume are repeated.
+
+    Planes near the edge of the box that is not the volume's edge come out wrong: the box must hold
+    size // 2 planes more than are used.
+    """
+    orientation = ORIENTATIONS[sums.orientation]
+    if orientation.stack is None:
+        return logits
+    planes, _ = orientation.spans(sums.box)
+    half = size // 2
+    last = working[orientation.stack] - 1
+    wanted = torch.arange(planes[0], planes[1])[:, None] + torch.arange(-half, half + 1)
+    places = wanted.clamp(0, last).clamp(planes[0], planes[1] - 1) - planes[0]
+    windows = [logits.index_select(1, places[:, i].to(logits.device)) for i in range(size)]
+    return torch.stack(windows).median(0).values
+
+
+@torch.inference_mode()
+def results(views: Sequence[View], ballot: Ballot, wanted: Sequence[str]) -> dict[str, Any]:
+    """What is `wanted` of a block, by name; NumPy arrays.
+
+    labels, disagreement : uint8 (z, y, x)
+    probabilities : uint8, (z, y, x) of the foreground if binary, else (class, z, y, x)
+    stacks/xy, ... : uint8 (z, y, x), one orientation's own labels
+    logits/xy, ..., logits/consensus : float32 (class, z, y, x)
+    """
+    logits = [view.logits for view in views]
+    covered = [view.covered for view in views]
+    agreed = consensus_logits(logits, covered, ballot)
+    labels = consensus_labels(logits, agreed, ballot)
+    found: dict[str, Any] = {}
+    for name in wanted:
+        kind, _, orientation = name.partition("/")
+        if kind == "labels":
+            found[name] = labels
+        elif kind == "disagreement":
+            found[name] = dissent(logits, covered, labels, ballot)
+        elif kind == "probabilities":
+            binary = ballot.mode == "binary"
+            found[name] = binary_bytes(agreed[0]) if binary else softmax_bytes(agreed)
+        elif orientation == "consensus":
+            found[name] = agreed
+        else:
+            view = next(v for v in views if v.orientation == orientation)
+            found[name] = decide(view.logits, ballot) if kind == "stacks" else view.logits
+    return {name: array.cpu().numpy() for name, array in found.items()}

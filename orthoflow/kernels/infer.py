@@ -1,0 +1,323 @@
+"""Run the network over the patches of one orientation and add up weighted logits."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from orthoflow.errors import BlockFailed
+from orthoflow.geometry.orientations import ORIENTATIONS
+from orthoflow.kernels.prepare import constant_planes, normalize_patches
+from orthoflow.reduce.blend import FIXED_POINT_SCALE, LOGIT_LIMIT, Sums
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from orthoflow.geometry.box import Box
+    from orthoflow.geometry.shares import Share
+    from orthoflow.geometry.tiling import Position, Span, Tiling
+    from orthoflow.geometry.weights import Patches
+    from orthoflow.models.card import Normalization
+    from orthoflow.models.contract import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How patches are run; everything here was decided in the plan."""
+
+    foreground_only: bool
+    """Blend l1 - l0 of two logits instead of both: all that a binary answer needs."""
+    channels: int
+    """Channels that are blended."""
+    tta: str
+    skip_empty: bool
+    batch: int
+    fixed_point: bool
+    patch_normalization: Normalization | None
+    """Set where each patch is normalised by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """A box of the working grid, plane-major: (c, planes, rows, columns) float32."""
+
+    box: Box
+    raw: torch.Tensor
+    """Before normalisation: tells empty patches."""
+    grey: torch.Tensor
+    """What the network sees."""
+
+
+@dataclass(slots=True)
+class Count:
+    """What was done, to be compared with the plan."""
+
+    tiles: int = 0
+    pixels: int = 0
+    patches: int = 0
+    skipped: int = 0
+
+
+def oriented(voxels: torch.Tensor, orientation: str) -> torch.Tensor:
+    """Plane-major view of (c, z, y, x); (c, 1, z, y, x) for 3-D patches."""
+    view = voxels.permute(ORIENTATIONS[orientation].order)
+    return view.unsqueeze(1) if ORIENTATIONS[orientation].stack is None else view
+
+
+@torch.inference_mode()
+def infer_shares(
+    model: Model,
+    patches: Patches,
+    planes: Planes,
+    shares: Sequence[Share],
+    *,
+    target: Box,
+    recipe: Recipe,
+) -> tuple[Sums, Count]:
+    """Sums of weighted logits over the box `target`, from the patches of `shares`.
+
+    The sums are those of whole patches, cropped: a patch adds the same integers to a voxel
+    whichever box they are collected in.
+    """
+    tiling = patches.tiling
+    orientation = ORIENTATIONS[tiling.orientation]
+    stack, spans = orientation.spans(target)
+    collector = _Collector(patches, recipe, (stack, *spans), planes.grey.device)
+    source = _Source(planes, orientation.spans(planes.box), recipe, tiling.planes)
+    count = Count()
+    for batch in _batches(tiling, shares, source, collector, count, recipe):
+        tiles = torch.cat([source.tiles(position, groups) for position, groups in batch])
+        logits = _run(model, tiles, recipe)
+        if not bool(torch.isfinite(logits.sum())):
+            raise _not_finite(logits, tiling.orientation, batch[0])
+        logits = logits.clamp_(-LOGIT_LIMIT, LOGIT_LIMIT)
+        count.tiles += len(tiles)
+        count.pixels += tiles[:, 0].numel()
+        offset = 0
+        for position, groups in batch:
+            collector.add(position, groups, logits[offset : offset + len(groups)])
+            offset += len(groups)
+    return collector.sums(tiling.orientation, target), count
+
+
+def _batches(
+    tiling: Tiling,
+    shares: Sequence[Share],
+    source: _Source,
+    collector: _Collector,
+    count: Count,
+    recipe: Recipe,
+) -> Iterator[list[tuple[Position, npt.NDArray[np.intp]]]]:
+    """Groups to run, `recipe.batch` tiles at a time; one position may follow another."""
+    batch: list[tuple[Position, npt.NDArray[np.intp]]] = []
+    room = recipe.batch
+    for share in shares:
+        position = share.position
+        groups = np.arange(*share.groups)
+        first, end = share.planes(tiling.planes)
+        count.patches += end - first
+        if recipe.skip_empty:
+            empty = source.empty(position, first, end)
+            if empty.any():
+                count.skipped += int(empty.sum())
+                collector.miss(position, first + empty.nonzero()[0])
+                padded = np.ones(len(groups) * position.count, bool)
+                padded[: len(empty)] = empty
+                groups = groups[~padded.reshape(len(groups), -1).all(1)]
+        while len(groups):
+            batch.append((position, groups[:room]))
+            room -= len(batch[-1][1])
+            groups = groups[len(batch[-1][1]) :]
+            if room == 0:
+                yield batch
+                batch, room = [], recipe.batch
+    if batch:
+        yield batch
+
+
+class _Source:
+    """Cuts tiles out of the planes at hand."""
+
+    def __init__(
+        self, planes: Planes, at: tuple[Span, tuple[Span, ...]], recipe: Recipe, count: int
+    ) -> None:
+        self._planes = planes
+        self._first = at[0][0]
+        self._origin = tuple(span[0] for span in at[1])
+        self._recipe = recipe
+        self._count = count
+
+    def _window(self, position: Position) -> tuple[slice, ...]:
+        return tuple(
+            slice(a - o, b - o) for (a, b), o in zip(position.spans, self._origin, strict=True)
+        )
+
+    def empty(self, position: Position, first: int, end: int) -> npt.NDArray[np.bool_]:
+        """Which planes have a constant patch at this position."""
+        planes = slice(first - self._first, end - self._first)
+        window = self._planes.raw[(slice(None), planes, *self._window(position))]
+        same: npt.NDArray[np.bool_] = constant_planes(window).cpu().numpy()
+        return same
+
+    def tiles(self, position: Position, groups: npt.NDArray[np.intp]) -> torch.Tensor:
+        """Tiles (n, c, *tile) float32: zeros with the group's patches in their slots."""
+        grey = self._planes.grey
+        tiles = grey.new_zeros((len(groups), grey.shape[0], *position.tile))
+        for slot, place in enumerate(position.slots):
+            planes = groups * position.count + slot
+            here = planes < self._count
+            index = as_index(planes[here] - self._first, grey.device)
+            patches = grey[(slice(None), index, *self._window(position))].transpose(0, 1)
+            if self._recipe.patch_normalization is not None:
+                patches = normalize_patches(patches, self._recipe.patch_normalization)
+            tiles[(slice(0, int(here.sum())), slice(None), *place)] = patches
+        return tiles
+
+
+class _Collector:
+    """Adds weighted logits to sums over a target box."""
+
+    def __init__(
+        self,
+        patches: Patches,
+        recipe: Recipe,
+        target: tuple[Span, ...],
+        device: torch.device,
+    ) -> None:
+        self._weights = patches.weights
+        self._recipe = recipe
+        self._target = target
+        shape = tuple(b - a for a, b in target)
+        dtype = torch.int32 if recipe.fixed_point else torch.float32
+        self._total = torch.zeros((recipe.channels, *shape), dtype=dtype, device=device)
+        self._missing: torch.Tensor | None = None
+
+    def add(self, position: Position, groups: npt.NDArray[np.intp], logits: torch.Tensor) -> None:
+        """Add the tiles' `logits` (n, channels, *tile), cropped to the target."""
+        weight, crop, place = self._weight(position)
+        if weight is None:
+            return
+        for slot, where in enumerate(position.slots):
+            planes, keep = self._planes_here(groups * position.count + slot)
+            if not len(planes):
+                continue
+            patches = logits[(slice(None), slice(None), *where)][(slice(None), slice(None), *crop)]
+            patches = patches[as_index(keep, logits.device)] * weight
+            if self._recipe.fixed_point:
+                patches = patches.round_().int()
+            index = (slice(None), as_index(planes, logits.device), *place)
+            self._total[index] += patches.transpose(0, 1)
+
+    def miss(self, position: Position, planes: npt.NDArray[np.intp]) -> None:
+        """Note that the patches of `planes` at this position are not run."""
+        weight, _, place = self._weight(position, scale=FIXED_POINT_SCALE)
+        planes, _ = self._planes_here(planes)
+        if weight is None or not len(planes):
+            return
+        if self._missing is None:
+            self._missing = torch.zeros(
+                self._total.shape[1:], dtype=torch.int32, device=self._total.device
+            )
+        self._missing[(as_index(planes, weight.device), *place)] += weight.round().int()
+
+    def sums(self, orientation: str, target: Box) -> Sums:
+        """The sums so far; arrays of 3-D patches lose their axis of one plane."""
+        total, missing = self._total, self._missing
+        if ORIENTATIONS[orientation].stack is None:
+            total = total[:, 0]
+            missing = None if missing is None else missing[0]
+        return Sums(orientation, target, total, missing)
+
+    def _planes_here(
+        self, planes: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Planes inside the target, counted from its first, and their places in `planes`."""
+        first, end = self._target[0]
+        keep = ((planes >= first) & (planes < end)).nonzero()[0]
+        return planes[keep] - first, keep
+
+    def _weight(
+        self, position: Position, *, scale: float | None = None
+    ) -> tuple[torch.Tensor | None, tuple[slice, ...], tuple[slice, ...]]:
+        """Weights of a patch inside the target, its crop, and its place there."""
+        if scale is None:
+            scale = FIXED_POINT_SCALE if self._recipe.fixed_point else 1.0
+        crop, place, weight = [], [], np.full((), scale, np.float32)
+        for axis, (a, b) in enumerate(position.spans):
+            lo, hi = self._target[axis + 1]
+            first, end = max(a, lo), min(b, hi)
+            if first >= end:
+                return None, (), ()
+            crop.append(slice(first - a, end - a))
+            place.append(slice(first - lo, end - lo))
+            along = self._weights[axis][position.pieces[axis]][first - a : end - a]
+            weight = weight[..., None] * along
+        return torch.from_numpy(weight).to(self._total.device), tuple(crop), tuple(place)
+
+
+def as_index(places: npt.NDArray[np.intp], device: torch.device) -> slice | torch.Tensor:
+    """A slice where the places are evenly spaced (a view), an index tensor otherwise."""
+    if not len(places):
+        return slice(0, 0)
+    step = int(places[1] - places[0]) if len(places) > 1 else 1
+    if step > 0 and (np.diff(places) == step).all():
+        return slice(int(places[0]), int(places[-1]) + 1, step)
+    return torch.from_numpy(places).to(device)
+
+
+def _run(model: Model, tiles: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Logits (n, channels, *tile) float32: the mean over the views of the TTA."""
+    short = recipe.batch - len(tiles)
+    count = len(tiles)
+    if tiles.is_cuda and short:
+        # One batch shape: kernels chosen by shape must not change the answer's rounding.
+        tiles = torch.cat([tiles, tiles.new_zeros((short, *tiles.shape[1:]))])
+    views = _views(recipe.tta, tiles.ndim - 2)
+    total = None
+    for flips, axes in views:
+        seen = tiles.flip(flips) if flips else tiles
+        seen = seen.transpose(*axes) if axes else seen
+        logits = model(seen).float()
+        logits = logits.transpose(*axes) if axes else logits
+        logits = logits.flip(flips) if flips else logits
+        total = logits if total is None else total + logits
+    assert total is not None
+    if len(views) > 1:
+        total = total * (1.0 / len(views))
+    if recipe.foreground_only:
+        total = total[:, 1:2] - total[:, 0:1]
+    return total[:count]
+
+
+def _views(tta: str, axes: int) -> list[tuple[tuple[int, ...], tuple[int, int] | None]]:
+    """Axes to flip and to transpose, per view: all flips, or the transposes with rows (or z)."""
+    spatial = range(2, 2 + axes)
+    if tta == "mirroring":
+        return [
+            (flips, None) for n in range(axes + 1) for flips in itertools.combinations(spatial, n)
+        ]
+    if tta == "rotation":
+        # vesuvius: the identity and the transposes of the last axis (x) with each other one.
+        last = 1 + axes
+        return [((), None), *(((), (axis, last)) for axis in spatial if axis != last)]
+    return [((), None)]
+
+
+def _not_finite(
+    logits: torch.Tensor,
+    orientation: str,
+    first: tuple[Position, npt.NDArray[np.intp]],
+) -> BlockFailed:
+    bad = int((~torch.isfinite(logits)).sum())
+    position, groups = first
+    spans = ",".join(f"{a}:{b}" for a, b in position.spans)
+    return BlockFailed(
+        f"the network gave {bad} logits that are NaN or infinite, in {orientation} planes from "
+        f"{int(groups[0]) * position.count} and rows and columns {spans} on; nothing was blended"
+    )

@@ -1,0 +1,10 @@
+from .card import Card as Card
+from .card import ModelRef as ModelRef
+from .card import Normalization as Normalization
+from .card import check_channels as check_channels
+from .contract import Model as Model
+from .contract import check_model as check_model
+from .load import load_model as load_model
+from .load import save_model as save_model
+from .source import card_of as card_of
+from .source import ref_of as ref_of

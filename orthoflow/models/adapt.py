@@ -1,0 +1,171 @@
+"""Files and objects to torch modules: one function per kind of source."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from orthoflow.errors import BadInput
+from orthoflow.models import source as sources
+from orthoflow.models.contract import Model
+from orthoflow.models.nets import build_net, folded
+
+if TYPE_CHECKING:
+    from orthoflow.models.card import Card
+    from orthoflow.models.source import Kind, Source
+
+MAX_PARAMETERS = 4 * 10**9
+CONVERT = (
+    "in a session where you trust it, load it and write safetensors.torch.save_file("
+    "module.state_dict(), 'weights.safetensors')"
+)
+
+
+def build_module(source: Source, kind: Kind, content: bytes, card: Card) -> torch.nn.Module:
+    """Torch module from the bytes of a weights file; the caller has settled trust.
+
+    Raises
+    ------
+    BadInput
+        When the bytes are not what the kind says, or do not fit the card.
+    """
+    if kind == "script":
+        return _script(source, content)
+    if kind == "export":
+        return _export(source, content)
+    state = _state(source, content) if kind == "state" else _safetensors(source, content)
+    return _with_state(source, card, state)
+
+
+def import_model(source: Source, *, trust: str | None) -> Model:
+    """Model from a ``python:pkg.mod:obj`` source: a `Model`, or a factory of one.
+
+    Nothing of the package is imported before the module's source file has the trusted digest.
+    """
+    content = Path(source.weights).read_bytes()
+    sources.require_trust(content, trust, what=f"{source.name} is Python ({source.weights})")
+    module, item = sources.python_object(source)
+    try:
+        found = getattr(importlib.import_module(module), item)
+    except AttributeError as error:
+        raise BadInput(f"module {module!r} has no {item!r}") from error
+    if callable(found) and not isinstance(found, (Model, torch.nn.Module)):
+        found = found()
+    if isinstance(found, torch.nn.Module):
+        found = _carded(found, source)
+    if not isinstance(found, Model):
+        raise BadInput(
+            f"{source.name} gives {type(found).__name__}; it must be (or return) "
+            "orthoflow.Model.from_torch(module, ...)"
+        )
+    return found
+
+
+def _carded(module: torch.nn.Module, source: Source) -> Model:
+    facts = getattr(module, "card", None)
+    if facts is None:
+        raise BadInput(
+            f"{source.name} is a torch module without facts; return "
+            "orthoflow.Model.from_torch(module, outputs=..., divisor=...), or give it `card`"
+        )
+    from orthoflow.models.card import Card  # noqa: PLC0415
+
+    return Model.from_card(module, facts if isinstance(facts, Card) else Card.from_dict(facts))
+
+
+def _with_state(source: Source, card: Card, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    if card.architecture is None:
+        raise BadInput(
+            f"card of {source.name!r} has no architecture, so its weights fit no network; add one "
+            "such as {kind: unet, base: 16, depth: 3}, or use python:pkg.mod:obj"
+        )
+    # On "meta" nothing is allocated: a card cannot claim memory before weights prove its size.
+    with torch.device("meta"):
+        net = build_net(
+            card.architecture, outputs=card.outputs, channels=card.channels, ndim=card.ndim
+        )
+    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise BadInput(
+                f"weights of {source.name!r} do not fit the card's architecture: {name} is "
+                f"{given.get(name, 'missing')}, wanted {wanted.get(name, 'no such tensor')}"
+            )
+    floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    net.load_state_dict(floats, assign=True)
+    return folded(net)
+
+
+def _safetensors(source: Source, content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        state: dict[str, torch.Tensor] = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise BadInput(f"{source.weights} is no valid safetensors file: {error}") from error
+    _check_count(source, state)
+    return state
+
+
+def _state(source: Source, content: bytes) -> dict[str, torch.Tensor]:
+    """State dict of a checkpoint, with tensors and plain data only."""
+    try:
+        loaded = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{source.weights} is a pickle of more than tensors and was refused ({reason}); "
+            f"{CONVERT}"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{source.weights} is damaged or no checkpoint: {reason}") from error
+    for key in ("state_dict", "model_state_dict"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in loaded.values()
+    ):
+        raise BadInput(f"{source.weights} holds no state dict (names to tensors); {CONVERT}")
+    state = dict(loaded)
+    _check_count(source, state)
+    for name, tensor in state.items():
+        stored = tensor.untyped_storage().nbytes()
+        if tensor.numel() * tensor.element_size() > stored:
+            raise BadInput(
+                f"{source.weights}: tensor {name!r} claims {tensor.numel()} numbers and stores "
+                f"{stored} bytes; save it with .contiguous()"
+            )
+    return state
+
+
+def _check_count(source: Source, state: Mapping[str, torch.Tensor]) -> None:
+    total = sum(tensor.numel() for tensor in state.values())
+    if total > MAX_PARAMETERS:
+        raise BadInput(f"{source.weights} claims {total} parameters; the limit is {MAX_PARAMETERS}")
+
+
+def _script(source: Source, content: bytes) -> torch.nn.Module:
+    try:
+        module: Any = torch.jit.load(BytesIO(content), "cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{source.weights} is no valid TorchScript archive: {reason}") from error
+    return module  # type: ignore[no-any-return]
+
+
+def _export(source: Source, content: bytes) -> torch.nn.Module:
+    try:
+        program = torch.export.load(BytesIO(content))
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{source.weights} is no valid exported program: {reason}") from error
+    module: Any = program.module()
+    return module  # type: ignore[no-any-return]

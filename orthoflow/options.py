@@ -1,0 +1,289 @@
+"""What a user can wish for: one frozen object behind Python, the command line and the job file.
+
+To add an option, add a field here. Its metadata makes the command-line option and the job file's
+key; the plan turns wishes into numbers and is the only place where None gets a meaning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
+
+from orthoflow.errors import BadInput
+
+Kind = Literal["text", "int", "float", "flag", "names", "voxels", "floats", "pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Metadata of one option: how it is read from text and what help says."""
+
+    help: str
+    group: str
+    kind: Kind
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+
+def _wish(default: Any, kind: Kind, group: str, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"wish": Wish(text, group, kind, **more)})
+
+
+_IN, _GEO, _NET, _VOTE, _OUT, _RUN = (
+    "Input", "Patches and tiles", "Network", "Consensus", "Output", "Work",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Every option of `orthoflow run`, with its default; None lets the plan choose.
+
+    Raises
+    ------
+    BadInput
+        If a value cannot be meant: the message names the option, the value and what is allowed.
+    """
+
+    # fmt: off
+    array: str | None = _wish(None, "text", _IN, "array inside a group, such as 0 or labels/cells/0")
+    level: int = _wish(0, "int", _IN, "pyramid level to read", low=0)
+    axes: str | None = _wish(None, "text", _IN, "axes of the array where the file does not say, such as zyx or xyzc")
+    time: int | None = _wish(None, "int", _IN, "time point of an input with a time axis", low=0)
+    channel: int | None = _wish(None, "int", _IN, "channel to use (all by default)", low=0)
+    voxel_size: tuple[float, ...] | None = _wish(None, "floats", _IN, "physical voxel size z,y,x in micrometres, where the file states none or a wrong one", low=0)
+    nan_policy: str = _wish("fail", "text", _IN, "NaN or infinity in the input: fail the block, or read as zero", choices=("fail", "zero"))
+    roi: str | None = _wish(None, "text", _IN, "region z0:z1,y0:y1,x0:x1 to segment; equals the crop of the full run")
+    storage_option: tuple[tuple[str, str], ...] = _wish((), "pairs", _IN, "option KEY=VALUE of the object store's client; no secrets, those belong in the environment")
+
+    orientations: tuple[str, ...] | None = _wish(None, "names", _GEO, "plane orientations: xy,xz,yz, or zyx for 3-D networks (all that fit)")
+    overlap: float = _wish(0.25, "float", _GEO, "fraction of a patch that its neighbour shares, 0 to 0.9", low=0, high=0.9)
+    grid: str = _wish("even", "text", _GEO, "patch positions: evenly spread, or every stride with the last one pulled back", choices=("even", "step"))
+    tile: tuple[int, ...] | None = _wish(None, "voxels", _GEO, "network tile, one number or one per axis (the card's)", low=1, aliases=("bsize", "patch-size"))
+    packing: str = _wish("auto", "text", _GEO, "several planes in a tile: cheapest way, never, or stripes", choices=("auto", "none", "stripes"))
+    pack_k: int | None = _wish(None, "int", _GEO, "stripes in a tile at most", low=1)
+    guard: int | None = _wish(None, "int", _GEO, "zero rows between stripes at least", low=0, aliases=("pack-guard",))
+    border: int | None = _wish(None, "int", _GEO, "zero rows between a stripe and the tile's edge at least", low=0, aliases=("pack-border",))
+    stripe_starts: str = _wish("balanced", "text", _GEO, "stripes in phase with spare rows shared, or as the packed Cellpose fork has them", choices=("balanced", "seed"))
+    weighting: str = _wish("gaussian", "text", _GEO, "blending weights over a patch", choices=("gaussian", "taper", "border", "uniform"))
+    sigma_scale: float = _wish(8.0, "float", _GEO, "Gaussian weights: sigma = patch / sigma_scale", aliases=("sigma",))
+    downsample: tuple[float, ...] = _wish((1.0,), "floats", _GEO, "shrink the volume before the network, one factor or z,y,x")
+    diameter: float | None = _wish(None, "float", _GEO, "diameter of the objects in pixels; y and x shrink by 30 / diameter (or the card's)")
+    anisotropy: float | None = _wish(None, "float", _GEO, "z spacing over y/x spacing; planes are interpolated along z by it")
+
+    normalization: str = _wish("model", "text", _NET, "grey values for the network", choices=("model", "zscore", "minmax", "percentile", "none"))
+    normalization_scope: str | None = _wish(None, "text", _NET, "statistics of the whole volume or of each patch (the model's own)", choices=("volume", "patch"))
+    tta: str = _wish("none", "text", _NET, "test-time augmentation: mean over all flips, or over transposes", choices=("none", "mirroring", "rotation"), aliases=("tta-type",))
+    skip_empty: bool = _wish(True, "flag", _NET, "do not run the network on constant patches", aliases=("skip-empty-patches",))
+    device: str = _wish("auto", "text", _NET, "auto, cpu, cuda or cuda:N")
+    precision: str | None = _wish(None, "text", _NET, "float32 on a CPU, bfloat16 on a GPU unless said", choices=("float32", "bfloat16"))
+    batch_size: int | None = _wish(None, "int", _NET, "tiles the network runs at once", low=1)
+    trust: str | None = _wish(None, "text", _NET, "sha256:DIGEST of a model file that holds code")
+
+    mode: str | None = _wish(None, "text", _VOTE, "binary (foreground or not) or multiclass; by the model's outputs", choices=("binary", "multiclass"))
+    consensus: str = _wish("mean", "text", _VOTE, "orientations agree by the mean of their logits or by vote", choices=("mean", "vote"))
+    votes: int = _wish(2, "int", _VOTE, "orientations that must agree, with consensus vote", low=1, aliases=("vote-threshold", "pixel-vote-thr"))
+    plane_weights: tuple[float, ...] | None = _wish(None, "floats", _VOTE, "weight of each orientation in the mean", low=0)
+    median: int = _wish(1, "int", _VOTE, "median filter along the stack over this odd number of planes", low=1, aliases=("median-kernel",))
+    threshold: float = _wish(0.5, "float", _VOTE, "foreground probability above which a voxel is labelled (binary)")
+
+    output: str = _wish("labels", "text", _OUT, "what is written", choices=("labels", "probabilities", "both"))
+    name: str = _wish("segmentation", "text", _OUT, "name of the label image")
+    disagreement: bool = _wish(False, "flag", _OUT, "write how many orientations dissent at each voxel")
+    keep_stacks: bool = _wish(False, "flag", _OUT, "write each orientation's own labels")
+    accumulation: str = _wish("fixed", "text", _OUT, "sums in fixed point (same bytes for any cut) or float32", choices=("fixed", "float"))
+    chunk: tuple[int, ...] = _wish((128,), "voxels", _OUT, "chunk of the output, one number or z,y,x", low=1, aliases=("chunk-size",))
+    shard: tuple[int, ...] | None = _wish(None, "voxels", _OUT, "shard (stored object) of the output, a whole number of chunks", low=1)
+    levels: int | None = _wish(None, "int", _OUT, "pyramid levels, the full resolution included", low=1)
+    compression_level: int = _wish(1, "int", _OUT, "zstd level; a crc32c is always added", low=1, high=22)
+    ome_version: str = _wish("0.5", "text", _OUT, "OME-Zarr 0.5 (Zarr v3, sharded) or 0.4 (Zarr v2)", choices=("0.5", "0.4"))
+    overwrite: bool = _wish(False, "flag", _OUT, "replace an earlier output of orthoflow")
+
+    block: tuple[int, ...] | None = _wish(None, "voxels", _RUN, "block of output that one task makes, one number or z,y,x", low=1)
+    part: tuple[int, ...] | None = _wish(None, "voxels", _RUN, "blocks per part, one number or z,y,x; inside a part nothing is computed twice", low=1)
+    cluster: str = _wish("threads", "text", _RUN, "where the work runs without a scheduler address", choices=("threads", "processes", "cuda", "synchronous"))
+    scheduler: str | None = _wish(None, "text", _RUN, "address of a running Dask scheduler")
+    workers: int | None = _wish(None, "int", _RUN, "workers of a local cluster", low=1, aliases=("num-workers",))
+    memory_limit: int | None = _wish(None, "int", _RUN, "bytes a worker may use; a plan that needs more is refused", low=1)
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _check(entry.name, getattr(self, entry.name), entry.metadata["wish"])
+        self._check_numbers()
+        if self.median % 2 == 0:
+            raise BadInput(
+                f"median {self.median} has no middle plane; use an odd number, 1 for none"
+            )
+        if "/" in self.name or self.name.strip(". ") == "":
+            raise BadInput(f"name {self.name!r} cannot name a label image; use letters and digits")
+
+    def _check_numbers(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise BadInput(f"threshold {self.threshold} is no probability; use 0 < threshold < 1")
+        for name in ("diameter", "anisotropy", "sigma_scale"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise BadInput(f"{name} {value} must be a positive number")
+        for name in ("downsample", "voxel_size"):
+            values = getattr(self, name)
+            if values is not None and not all(0 < v < float("inf") for v in values):
+                raise BadInput(f"{name} {_text(values)} must hold positive numbers")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Options:
+        """Options from names and values as Python, a job file or the command line gives them.
+
+        Text is converted; numbers stand for tuples of one. Names may be written with `-` and may
+        be one of the seeds' names.
+        """
+        known = option_names()
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            key = known.get(name.replace("_", "-").lower())
+            if key is None:
+                near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+                hint = f"; did you mean {known[near[0]]}?" if near else "; see orthoflow run --help"
+                raise BadInput(f"option {name!r} is unknown{hint}")
+            if key in found:
+                raise BadInput(f"option {name!r} is given twice (as {key}); give it once")
+            found[key] = _convert(key, value, wish_of(key))
+        return cls(**found)
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults, as JSON-able values."""
+        return {
+            f.name: _plain(getattr(self, f.name))
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option as a JSON-able value."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def wish_of(name: str) -> Wish:
+    """Metadata of the option `name`."""
+    entry = next(f for f in fields(Options) if f.name == name)
+    wish: Wish = entry.metadata["wish"]
+    return wish
+
+
+def option_names() -> dict[str, str]:
+    """Every accepted spelling (with `-`) and the field it means."""
+    names: dict[str, str] = {}
+    for entry in fields(Options):
+        if entry.default is MISSING:
+            raise TypeError(f"option {entry.name} needs a default")
+        names[entry.name.replace("_", "-")] = entry.name
+        for alias in entry.metadata["wish"].aliases:
+            names[alias] = entry.name
+    return names
+
+
+def triple(name: str, values: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    """One value for all axes, or one per axis (z, y, x)."""
+    if len(values) == 1:
+        return (values[0], values[0], values[0])
+    if len(values) != 3:
+        raise BadInput(f"{name} {_text(values)} has {len(values)} numbers; give one, or z,y,x")
+    return (values[0], values[1], values[2])
+
+
+def _check(name: str, value: Any, wish: Wish) -> None:
+    if value is None:
+        return
+    if wish.choices and value not in wish.choices:
+        near = difflib.get_close_matches(str(value), wish.choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadInput(f"{name} {value!r} is not one of {', '.join(wish.choices)}{hint}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if wish.low is not None and number < wish.low:
+            raise BadInput(f"{name} {_text(value)} is too small; use at least {wish.low:g}")
+        if wish.high is not None and number > wish.high:
+            raise BadInput(f"{name} {_text(value)} is too large; use at most {wish.high:g}")
+
+
+def _convert(name: str, value: Any, wish: Wish) -> Any:
+    """A value as its field's type."""
+    if value is None:
+        return None
+    try:
+        return _CONVERT[wish.kind](value)
+    except (TypeError, ValueError) as error:
+        wanted = _WANTED[wish.kind]
+        raise BadInput(f"{name} {value!r} cannot be read; use {wanted}") from error
+
+
+def _sequence(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, bool) or float(value) != number:
+        raise ValueError(value)
+    return number
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    return words[str(value).lower()] if str(value).lower() in words else bool(_fail(value))
+
+
+def _fail(value: Any) -> int:
+    raise ValueError(value)
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, Mapping):
+        return tuple((str(k), str(v)) for k, v in value.items())
+    pairs = [item.split("=", 1) if isinstance(item, str) else item for item in _sequence(value)]
+    return tuple((str(k), str(v)) for k, v in pairs)
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise TypeError(value)
+    return str(value)
+
+
+_CONVERT: dict[Kind, Callable[[Any], Any]] = {
+    "text": _word,
+    "int": _whole,
+    "float": float,
+    "flag": _flag,
+    "names": lambda value: tuple(str(v) for v in _sequence(value)),
+    "voxels": lambda value: tuple(_whole(v) for v in _sequence(value)),
+    "floats": lambda value: tuple(float(v) for v in _sequence(value)),
+    "pairs": _pairs,
+}
+
+_WANTED = {
+    "text": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "flag": "true or false",
+    "names": "names separated by commas",
+    "voxels": "whole numbers separated by commas",
+    "floats": "numbers separated by commas",
+    "pairs": "KEY=VALUE",
+}
+
+
+def _text(value: Any) -> str:
+    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))

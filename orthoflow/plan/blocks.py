@@ -1,0 +1,109 @@
+"""Sizes of chunks, shards, blocks and parts: how the work is cut; never shows in the answer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.box import AXES, Triple
+from orthoflow.options import Options, triple
+
+if TYPE_CHECKING:
+    from orthoflow.models.card import Card
+
+# A block's longest side unless the user says otherwise: at 512^3 its sums take half a gigabyte.
+_LONGEST_BLOCK = 512
+# As many blocks as keep a laptop's cores busy, where the volume has room for them.
+_ENOUGH_BLOCKS = 8
+# Blocks along each axis of a part: their sums are held until the neighbours are done.
+_PART = 2
+# Volume voxels per second and GPU above which computing a rim twice beats sending it.
+_FAST_NETWORK = 60e6
+# Network pixels of one batch: more does not help a CPU's cache and a GPU is full with it.
+_BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**22}
+
+
+def cells(shape: Triple, size: Triple) -> Triple:
+    """Cells of `size` that cover `shape`, per axis."""
+    z, y, x = (math.ceil(n / s) for n, s in zip(shape, size, strict=True))
+    return (z, y, x)
+
+
+def batch_size(pixels: int, device: str) -> int:
+    """Tiles of `pixels` that are run at once."""
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    return max(1, _BATCH_PIXELS[kind] // pixels)
+
+
+def choose(shape: Triple, options: Options, *, chunked: str) -> tuple[Triple, Triple, Triple]:
+    """Chunk, shard and block, in voxels; refuse what would let two tasks write one object."""
+    chunk = _clip(triple("chunk", options.chunk), shape)
+    shard = None if options.shard is None else _clip(triple("shard", options.shard), shape)
+    if chunked == "0.4":
+        if shard is not None and shard != chunk:
+            raise BadInput(
+                f"shard {_text(shard)}: OME-Zarr 0.4 has no shards; leave it out or use 0.5"
+            )
+        shard = chunk
+    if shard is not None:
+        _check_multiple("shard", shard, "chunk", chunk, shape)
+    if options.block is None:
+        block = _default_block(shape, shard or chunk)
+    else:
+        block = _clip(triple("block", options.block), shape)
+        _check_multiple("block", block, "shard" if shard else "chunk", shard or chunk, shape)
+    return chunk, shard or _default_shard(block, chunk), block
+
+
+def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> Triple:
+    """Blocks per part along each axis: many where the network is slow, one where it is fast."""
+    grid = cells(shape, block)
+    if options.part is not None:
+        z, y, x = (min(n, g) for n, g in zip(triple("part", options.part), grid, strict=True))
+        return (z, y, x)
+    if card.speed is not None and card.speed / 3 >= _FAST_NETWORK:
+        return (1, 1, 1)
+    z, y, x = (min(_PART, g) for g in grid)
+    return (z, y, x)
+
+
+def _default_block(shape: Triple, unit: Triple) -> Triple:
+    """Whole units, at most 512 a side, small enough for several blocks."""
+    sides = [
+        min(math.ceil(n / u), max(1, _LONGEST_BLOCK // u)) for n, u in zip(shape, unit, strict=True)
+    ]
+    while math.prod(math.ceil(n / (s * u)) for n, s, u in zip(shape, sides, unit, strict=True)) < (
+        _ENOUGH_BLOCKS
+    ):
+        longest = max(range(3), key=lambda axis: (sides[axis] * unit[axis], -axis))
+        if sides[longest] == 1:
+            break
+        sides[longest] = math.ceil(sides[longest] / 2)
+    return _clip(cast("Triple", tuple(s * u for s, u in zip(sides, unit, strict=True))), shape)
+
+
+def _default_shard(block: Triple, chunk: Triple) -> Triple:
+    """The block itself, in whole chunks: one object per array and block."""
+    z, y, x = (math.ceil(b / c) * c for b, c in zip(block, chunk, strict=True))
+    return (z, y, x)
+
+
+def _clip(size: Triple, shape: Triple) -> Triple:
+    z, y, x = (min(s, n) for s, n in zip(size, shape, strict=True))
+    return (z, y, x)
+
+
+def _check_multiple(name: str, size: Triple, unit_name: str, unit: Triple, shape: Triple) -> None:
+    """Refuse a size that cuts units, unless it covers the whole axis."""
+    for axis, side, step, full in zip(AXES, size, unit, shape, strict=True):
+        if side % step and side < full:
+            below = max(step, side // step * step)
+            raise BadInput(
+                f"{name} {_text(size)} is no whole number of {unit_name}s of {_text(unit)} on axis "
+                f"{axis}, so two tasks would write one object; use {below} or {below + step} there"
+            )
+
+
+def _text(size: Triple) -> str:
+    return ",".join(map(str, size))

@@ -1,0 +1,143 @@
+"""What a plan costs: tiles, bytes, memory, seconds. Counts are exact; memory is an estimate."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.orientations import ORIENTATIONS
+
+if TYPE_CHECKING:
+    from orthoflow.geometry.box import Box
+    from orthoflow.plan.plan import Part, Plan
+
+# Interpreter, torch and Dask, before any voxel is read. Measured: see benchmarks/README.md.
+PROCESS_BYTES = 420 * 2**20
+# Bytes of activations per network pixel where no card says: a U-Net of 32 channels in float32.
+_USUAL_ACTIVATION = 1024.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all tasks of a run do together; patches between parts count as often as they run."""
+
+    patches: int = 0
+    tiles: int = 0
+    network_pixels: int = 0
+    bytes_read: int = 0
+    peak_bytes: int = 0
+
+    def plus(self, other: Work) -> Work:
+        """Both together; the peak is the larger one."""
+        return Work(
+            self.patches + other.patches,
+            self.tiles + other.tiles,
+            self.network_pixels + other.network_pixels,
+            self.bytes_read + other.bytes_read,
+            max(self.peak_bytes, other.peak_bytes),
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def total_work(plan: Plan) -> Work:
+    """Work of the whole run."""
+    work = Work()
+    for part in plan.parts():
+        for block in part.blocks:
+            work = work.plus(block_work(plan, part, block))
+    return work
+
+
+def block_work(plan: Plan, part: Part, block: Box) -> Work:
+    """Work of the task of one block."""
+    shares = plan.shares(part, block)
+    patches = tiles = pixels = 0
+    for way in plan.ways:
+        for share in shares[way.chosen.orientation]:
+            first, end = share.planes(way.chosen.planes)
+            patches += end - first
+            tiles += share.tiles
+            pixels += share.tiles * math.prod(share.position.tile)
+    working = plan.working_box(shares)
+    read = 0 if working is None else chunk_bytes(plan, plan.read_box(working))
+    return Work(patches, tiles, pixels, read, peak_bytes(plan, part, block))
+
+
+def chunk_bytes(plan: Plan, box: Box) -> int:
+    """Decoded bytes of the input chunks that a box touches."""
+    facts = plan.facts
+    if facts.chunks is not None:
+        box = box.rounded_out(facts.chunks, facts.shape)
+    return box.voxels * facts.channels * np.dtype(facts.dtype).itemsize
+
+
+def bytes_written(plan: Plan) -> int:
+    """Bytes of all levels of all arrays, before compression."""
+    return sum(
+        math.prod(level.shape) * max(1, array.classes) * np.dtype(array.dtype).itemsize
+        for array in plan.output.arrays
+        for level in array.levels
+    )
+
+
+def peak_bytes(plan: Plan, part: Part, block: Box) -> int:
+    """Most bytes that a worker with one task at a time holds, the process included."""
+    shares = plan.shares(part, block)
+    working = plan.working_box(shares)
+    fixed = PROCESS_BYTES + activation_bytes(plan)
+    if working is None:
+        return fixed
+    read = plan.read_box(working).voxels * plan.facts.channels
+    raw = read * np.dtype(plan.facts.dtype).itemsize
+    # Read as stored, as float32, resampled (if at all) and normalised (if at all).
+    grey = working.voxels * plan.facts.channels * 4
+    resampled = plan.working != plan.facts.shape
+    prepared = raw + read * 4 + (grey * 2 if resampled else 0)
+    inputs = max(prepared, grey * (1 if plan.normalization.method == "none" else 2))
+    sums = {
+        name: 0 if box is None else box.voxels * plan.channels * 4
+        for name, box in (
+            (o.name, plan.sums_box(part, o, shares[o.name])) for o in plan.orientations
+        )
+    }
+    views = len(plan.ways) * block.voxels * plan.channels * 4
+    # While the network runs all input is held, and the sums so far; then the views replace them.
+    running = inputs + sum(sums.values())
+    voting = sum(sums.values()) + views + 4 * block.voxels * plan.channels * 4
+    return fixed + max(running, voting)
+
+
+def require_memory(plan: Plan, limit: int) -> None:
+    """Refuse a plan whose tasks need more than `limit` bytes."""
+    need = total_work(plan).peak_bytes
+    if need > limit:
+        smaller = ",".join(str(max(1, side // 2)) for side in plan.block)
+        raise BadInput(
+            f"memory_limit {limit:,} bytes: a block of {','.join(map(str, plan.block))} needs "
+            f"{need:,}; use a smaller block, such as {smaller} with a shard of it, or batch_size 1"
+        )
+
+
+def activation_bytes(plan: Plan) -> int:
+    """Bytes of activations of one batch."""
+    per_pixel = plan.card.activation_bytes or _USUAL_ACTIVATION
+    pixels = max(math.prod(next(way.chosen.positions()).tile) for way in plan.ways)
+    width = 0.5 if plan.precision == "bfloat16" else 1.0
+    return int(per_pixel * width * pixels * plan.batch)
+
+
+def seconds(plan: Plan) -> float | None:
+    """Seconds of one worker, if the card states the network's speed."""
+    if plan.card.speed is None:
+        return None
+    return total_work(plan).network_pixels / plan.card.speed
+
+
+def whole_planes(plan: Plan) -> int:
+    """Planes of all orientations."""
+    return sum(ORIENTATIONS[w.chosen.orientation].planes(plan.working) for w in plan.ways)

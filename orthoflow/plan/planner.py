@@ -1,0 +1,215 @@
+"""Volume facts, card and options to a `Plan`; the one place where wishes become numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.box import Box, Triple, parse_roi
+from orthoflow.geometry.levels import pyramid_levels
+from orthoflow.geometry.orientations import Orientation, named_orientations
+from orthoflow.geometry.output import ArraySpec, OutputSpec
+from orthoflow.geometry.scale import working_shape
+from orthoflow.geometry.ways import (
+    TileRules,
+    TileWishes,
+    check_stripes_fit,
+    possible_tilings,
+    unpacked_tiling,
+)
+from orthoflow.models.card import Normalization, check_channels
+from orthoflow.options import Options, triple
+from orthoflow.plan import blocks as blocking
+from orthoflow.plan.plan import Plan, Way
+
+if TYPE_CHECKING:
+    from orthoflow.geometry.facts import VolumeFacts
+    from orthoflow.geometry.output import LevelSpec
+    from orthoflow.models.card import Card
+    from orthoflow.reduce.vote import Mode
+
+
+def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
+    """Decide every number of a run.
+
+    Raises
+    ------
+    BadInput
+        If the volume, the network and the options do not go together; nothing was created.
+    """
+    check_channels(card, facts.channels)
+    mode = _mode(card, options)
+    oriented = named_orientations(
+        options.orientations or (("xy", "xz", "yz") if card.ndim == 2 else ("zyx",)), ndim=card.ndim
+    )
+    _check_votes(options, len(oriented))
+    working = working_shape(
+        facts.shape,
+        downsample=triple("downsample", options.downsample),
+        diameter=options.diameter,
+        anisotropy=options.anisotropy,
+        trained_diameter=card.diameter,
+    )
+    ways = _ways(oriented, working, card, options)
+    region = parse_roi(options.roi, facts.shape) if options.roi else Box.whole(facts.shape)
+    chunk, shard, block = blocking.choose(region.shape, options, chunked=options.ome_version)
+    part = blocking.choose_part(region.shape, block, options, card)
+    return Plan(
+        facts=facts,
+        card=card,
+        options=options,
+        working=working,
+        ways=ways,
+        mode=mode,
+        normalization=_normalization(card, options),
+        region=region,
+        block=block,
+        part_blocks=part,
+        output=_output(
+            facts,
+            options,
+            region,
+            _arrays(
+                options,
+                oriented,
+                classes=0 if mode == "binary" else card.outputs,
+                levels=pyramid_levels(
+                    region.shape, facts.voxel_size, chunk, shard, count=options.levels
+                ),
+            ),
+        ),
+    )
+
+
+def _mode(card: Card, options: Options) -> Mode:
+    mode = options.mode or ("binary" if card.outputs <= 2 else "multiclass")
+    if mode == "binary" and card.outputs > 2:
+        raise BadInput(
+            f"mode binary needs a network of 1 or 2 outputs, {card.name} has {card.outputs}; "
+            "use mode multiclass"
+        )
+    if mode == "multiclass" and card.outputs == 1:
+        raise BadInput(f"mode multiclass needs 2 outputs or more, {card.name} has 1; use binary")
+    if mode == "multiclass" and card.outputs > 255:
+        raise BadInput(f"{card.name} has {card.outputs} outputs; labels are bytes, at most 255")
+    if mode == "multiclass" and options.threshold != Options().threshold:
+        raise BadInput(
+            f"threshold {options.threshold} applies to mode binary only; a multiclass label is the "
+            "largest logit"
+        )
+    return cast("Mode", mode)
+
+
+def _check_votes(options: Options, count: int) -> None:
+    if options.consensus == "vote" and options.votes > count:
+        raise BadInput(
+            f"votes {options.votes} cannot be reached with {count} orientations; use 1 to {count}"
+        )
+    weights = options.plane_weights
+    if weights is None:
+        return
+    if len(weights) != count:
+        raise BadInput(
+            f"plane_weights has {len(weights)} numbers for {count} orientations; give one for each"
+        )
+    if sum(weights) == 0:
+        raise BadInput("plane_weights are all zero; at least one orientation must count")
+    if options.consensus == "vote":
+        raise BadInput("plane_weights weigh the mean; with consensus vote leave them out")
+
+
+def _ways(
+    oriented: tuple[Orientation, ...], working: Triple, card: Card, options: Options
+) -> tuple[Way, ...]:
+    rules = tile_rules(card, options)
+    wishes = TileWishes(
+        overlap=options.overlap,
+        grid=cast("Literal['even', 'step']", options.grid),
+        packing=cast("Literal['auto', 'none', 'stripes']", options.packing),
+        pack_k=options.pack_k,
+        guard=options.guard,
+        border=options.border,
+        stripe_starts=cast("Literal['balanced', 'seed']", options.stripe_starts),
+    )
+    ways = []
+    for orientation in oriented:
+        possible = possible_tilings(orientation, working, rules, wishes)
+        # The fewest network pixels; among equals fewer tiles, then the plainer way.
+        chosen = min(possible, key=lambda t: (t.network_pixels, t.tiles))
+        ways.append(Way(chosen, possible, unpacked_tiling(orientation, working, rules, wishes)))
+    check_stripes_fit([way.chosen for way in ways], rules, wishes)
+    return tuple(ways)
+
+
+def tile_rules(card: Card, options: Options) -> TileRules:
+    """What the network takes, with the user's tile checked against it."""
+    tile = options.tile
+    if tile is None:
+        return TileRules(card.ndim, card.tile, card.divisor, card.stride, card.reach)
+    sides = tile * card.ndim if len(tile) == 1 else tile
+    if len(sides) != card.ndim:
+        raise BadInput(
+            f"tile {','.join(map(str, tile))} has {len(tile)} numbers; a {card.ndim}-D network "
+            f"takes one, or {card.ndim}"
+        )
+    if card.tile is not None and sides != card.tile:
+        fixed = ",".join(map(str, card.tile))
+        raise BadInput(f"tile {','.join(map(str, sides))}: {card.name} takes tiles of {fixed} only")
+    divisor = card.divisor or 1
+    for side in sides:
+        if side % divisor:
+            below = max(divisor, side // divisor * divisor)
+            raise BadInput(
+                f"tile {side} is no multiple of {card.name}'s divisor {divisor}; "
+                f"use {below} or {below + divisor}"
+            )
+    return TileRules(card.ndim, sides, card.divisor, card.stride, card.reach)
+
+
+def _normalization(card: Card, options: Options) -> Normalization:
+    own = card.normalization
+    if options.normalization != "model":
+        own = Normalization.of(options.normalization)
+    if options.normalization_scope is None or own.method in ("none", "fixed"):
+        return own
+    return Normalization.of({**_fields(own), "scope": options.normalization_scope})
+
+
+def _fields(normalization: Normalization) -> dict[str, Any]:
+    return {name: getattr(normalization, name) for name in normalization.__slots__}
+
+
+def _arrays(
+    options: Options,
+    oriented: tuple[Orientation, ...],
+    *,
+    classes: int,
+    levels: tuple[LevelSpec, ...],
+) -> tuple[ArraySpec, ...]:
+    """What is written, all with the same levels."""
+    arrays = []
+    if options.output in ("labels", "both"):
+        arrays.append(ArraySpec(f"labels/{options.name}", "labels", "uint8", 0, levels))
+    if options.output in ("probabilities", "both"):
+        arrays.append(ArraySpec("probabilities", "image", "uint8", classes, levels))
+    if options.disagreement:
+        arrays.append(ArraySpec("disagreement", "image", "uint8", 0, levels))
+    if options.keep_stacks:
+        arrays += [ArraySpec(f"stacks/{o.name}", "labels", "uint8", 0, levels) for o in oriented]
+    return tuple(arrays)
+
+
+def _output(
+    facts: VolumeFacts, options: Options, region: Box, arrays: tuple[ArraySpec, ...]
+) -> OutputSpec:
+    """The output group; a region keeps its place in the volume."""
+    voxel = facts.voxel_size or (1.0, 1.0, 1.0)
+    z, y, x = (t + a * v for t, a, v in zip(facts.translation, region.start, voxel, strict=True))
+    return OutputSpec(
+        arrays=arrays,
+        ome_version=cast("Literal['0.5', '0.4']", options.ome_version),
+        voxel_size=facts.voxel_size,
+        unit=facts.unit,
+        translation=(z, y, x),
+        compression=options.compression_level,
+    )

@@ -1,0 +1,92 @@
+"""Grey-value statistics of a whole volume from a reproducible sample."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.box import Box, Triple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orthoflow.models.card import Normalization
+
+# Volumes up to this many voxels are looked at as a whole.
+_WHOLE = 2**24
+_SIDE = 32
+_BOXES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class GreyScale:
+    """Normalisation with fixed numbers: (x - shift) * factor, one pair per channel."""
+
+    shift: tuple[float, ...]
+    factor: tuple[float, ...]
+
+
+def sample_boxes(shape: Triple) -> list[Box]:
+    """Boxes to look at: everything up to 2^24 voxels, else about 512 cubes of 32 voxels.
+
+    The cubes lie on an even lattice with a jitter from a seed that is the shape, so the sample
+    depends on the volume alone.
+    """
+    if shape[0] * shape[1] * shape[2] <= _WHOLE:
+        return [Box.whole(shape)]
+    side: list[int] = [min(_SIDE, n) for n in shape]
+    room = np.array([max(n // s, 1) for n, s in zip(shape, side, strict=True)], float)
+    # As even a lattice as the room along each axis allows.
+    share = (_BOXES / room.prod()) ** (1 / 3)
+    counts = [int(min(n, max(1, round(n * share)))) for n in room]
+    random = np.random.default_rng(list(shape))
+    boxes = []
+    for cell in itertools.product(*(range(n) for n in counts)):
+        start = [
+            int((i + random.random()) / n * (size - s))
+            for i, n, size, s in zip(cell, counts, shape, side, strict=True)
+        ]
+        stop = [a + s for a, s in zip(start, side, strict=True)]
+        boxes.append(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
+    return boxes
+
+
+def grey_scale(
+    samples: Iterable[npt.NDArray[np.generic]], normalization: Normalization, *, name: str
+) -> GreyScale:
+    """Shift and factor from `samples` (channel, z, y, x) of the volume `name`."""
+    values = np.concatenate([s.reshape(len(s), -1) for s in samples], axis=1)
+    if values.dtype.kind == "f":
+        bad = int(np.size(values) - np.isfinite(values).sum())
+        if bad:
+            raise BadInput(
+                f"input {name} has {bad} values that are NaN or infinite among the "
+                f"{values.size} sampled; clean it, or pass nan_policy=zero"
+            )
+    shifts, factors = [], []
+    for channel in values:
+        shift, width = _shift_and_width(channel, normalization)
+        shifts.append(shift)
+        factors.append(1.0 / max(width, 1e-8))
+    return GreyScale(tuple(shifts), tuple(factors))
+
+
+def _shift_and_width(
+    values: npt.NDArray[np.generic], normalization: Normalization
+) -> tuple[float, float]:
+    if normalization.method == "zscore":
+        return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    if normalization.method == "minmax":
+        low = float(values.min())
+        return low, float(values.max()) - low
+    if normalization.method == "percentile":
+        low, high = np.percentile(
+            values.astype(np.float64, copy=False), [normalization.low, normalization.high]
+        )
+        return float(low), float(high) - float(low)
+    raise ValueError(f"normalization {normalization.method!r} needs no statistics")

@@ -1,0 +1,130 @@
+"""What a column of pictures shows: the image, labels, errors, dissent, probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.box import Triple
+from orthoflow.show import colours
+from orthoflow.show.colours import Picture
+from orthoflow.show.cuts import Cut, orthogonal_cuts
+from orthoflow.show.scale import ScaleBar, scale_bar
+from orthoflow.show.sheet import MARK, Column, Key
+from orthoflow.stores.units import require_voxel_size
+
+Volume: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Physical size of a voxel along (z, y, x); None where it is not known."""
+
+    voxel_size: tuple[float, float, float] | None
+    unit: str | None
+
+    def __post_init__(self) -> None:
+        if self.voxel_size is not None:
+            require_voxel_size(self.voxel_size, "the picture's")
+        elif self.unit is not None:
+            raise BadInput(f"unit {self.unit!r} says nothing without voxel_size; give both or none")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The cuts of one volume, and the image in them in grey."""
+
+    cuts: tuple[Cut, ...]
+    bases: tuple[Picture, ...]
+    bars: tuple[ScaleBar, ...]
+
+
+def make_scene(image: Volume, centre: Triple, scale: Scale, origin: Triple = (0, 0, 0)) -> Scene:
+    """Cut `image` (z, y, x) through `centre`; one contrast for all cuts."""
+    z, y, x = image.shape
+    cuts = orthogonal_cuts((z, y, x), centre, scale.voxel_size, origin)
+    contrast = colours.contrast(image)
+    return Scene(
+        cuts,
+        tuple(colours.grey(cut.of(image), contrast) for cut in cuts),
+        tuple(scale_bar(cut, scale.unit) for cut in cuts),
+    )
+
+
+def image_column(scene: Scene) -> Column:
+    """The image alone."""
+    keys = (Key("the other cuts", (MARK,)),) if len(scene.cuts) > 1 else ()
+    return Column("image", scene.bases, keys=keys)
+
+
+def class_column(scene: Scene, heading: str, labels: Volume, note: str = "") -> Column:
+    """Labels in colour over the image."""
+    pictures = (
+        colours.with_classes(base, cut.of(labels), _thickness(cut))
+        for cut, base in zip(scene.cuts, scene.bases, strict=True)
+    )
+    return Column(heading, tuple(pictures), note, keys=_class_keys(labels))
+
+
+def error_column(
+    scene: Scene, heading: str, labels: Volume, truth: Volume, note: str = ""
+) -> Column:
+    """What labels have right and wrong, and how many voxels are wrong in each cut."""
+    planes = [(cut.of(labels), cut.of(truth)) for cut in scene.cuts]
+    pictures = (
+        colours.with_errors(base, *plane) for base, plane in zip(scene.bases, planes, strict=True)
+    )
+    wrong = (np.count_nonzero(said != true) for said, true in planes)
+    return Column(heading, tuple(pictures), note, captions=tuple(f"{n:,} wrong" for n in wrong))
+
+
+def error_keys(labels: Volume, truth: Volume) -> tuple[Key, ...]:
+    """Legend of error columns; mistaken classes are named where there are several classes."""
+    keys = [
+        Key("correct", (colours.CORRECT,)),
+        Key("false positive", (colours.FALSE_POSITIVE,)),
+        Key("false negative", (colours.FALSE_NEGATIVE,)),
+    ]
+    if max(labels.max(), truth.max()) > 1:
+        keys.append(Key("wrong class", (colours.WRONG_CLASS,)))
+    return tuple(keys)
+
+
+def dissent_column(scene: Scene, disagreement: Volume) -> Column:
+    """How many orientations dissent from the consensus."""
+    pictures = (
+        colours.with_dissent(base, cut.of(disagreement))
+        for cut, base in zip(scene.cuts, scene.bases, strict=True)
+    )
+    most = min(max(1, int(disagreement.max())), len(colours.DISSENT))
+    names = ["1 dissents", "2", "3 or more" if disagreement.max() > 3 else "3"]
+    keys = (Key(name, (colour,)) for name, colour in zip(names, colours.DISSENT, strict=True))
+    return Column("disagreement", tuple(pictures), keys=tuple(keys)[:most])
+
+
+def probability_column(scene: Scene, probability: Volume) -> Column:
+    """Probability of the foreground as a heat map."""
+    pictures = tuple(colours.heat(cut.of(probability)) for cut in scene.cuts)
+    return Column("probability", pictures, keys=(Key("0 to 1", colours.RAMP),))
+
+
+def _class_keys(labels: Volume) -> tuple[Key, ...]:
+    """Classes by number while the palette lasts; the only one needs no name."""
+    present = np.unique(labels)
+    present = present[present != 0]
+    if len(present) == 0:
+        return (Key("no voxel is labelled", (colours.CORRECT,)),)
+    if len(present) == 1:
+        return ()
+    if present.max() > len(colours.CLASSES):
+        return (Key(f"{len(present):,} labels", colours.CLASSES),)
+    return tuple(Key(str(n), (colours.CLASSES[n - 1],)) for n in present.tolist())
+
+
+def _thickness(cut: Cut) -> int:
+    """Pixels of an outline, so that it survives a large plane's reduction."""
+    return max(1, round(max(cut.rows[1] - cut.rows[0], cut.columns[1] - cut.columns[0]) / 450))

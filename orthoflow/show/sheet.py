@@ -1,0 +1,343 @@
+"""Pictures in rows and columns on one sheet: where everything goes, in pixels, and the drawing.
+
+The figure is drawn without pyplot, so nothing of the caller's is touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
+
+from orthoflow.show.colours import Colour, Picture, shrink
+from orthoflow.show.cuts import Cut
+from orthoflow.show.scale import ScaleBar
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+SHEET_WIDTH = 2000
+"""Pixels; sheets of few columns are narrower, so that pictures stay below `PICTURE_WIDTH`."""
+PICTURE_WIDTH = 760
+PICTURES_HEIGHT = 1500
+"""Most pixels that all rows may take together."""
+MARK: Colour = (1.0, 0.85, 0.25)
+"""Marks that show where the other cuts pass."""
+
+_MARGIN, _GAP, _GUTTER = 16, 12, 122
+_TITLE, _HEADING, _NOTE, _LABEL, _SMALL = 34, 28, 23, 22, 20
+_DPI = 100
+_FAMILY = "DejaVu Sans"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One entry of a legend: a swatch, or a bar where there are several colours."""
+
+    text: str
+    colours: tuple[Colour, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Pictures of one kind, one for each cut."""
+
+    heading: str
+    pictures: tuple[Picture, ...]
+    note: str = ""
+    captions: tuple[str, ...] = ()
+    """Short text in the corner of each picture."""
+    keys: tuple[Key, ...] = ()
+    keys_span: int = 1
+    """How many columns the legend may take, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rect:
+    """A rectangle of the sheet in pixels, from the upper left corner."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything goes, in pixels."""
+
+    width: int
+    height: int
+    pictures: tuple[tuple[Rect, ...], ...]
+    """By row, then column."""
+    heading_top: int
+    keys_top: int
+
+
+def lay_out(
+    aspects: Sequence[float], columns: int, *, titled: bool, noted: bool, key_lines: int
+) -> Layout:
+    """Place rows of pictures with the given heights over widths, all of one width.
+
+    Parameters
+    ----------
+    aspects
+        Height over width of the pictures of each row.
+    columns
+        Pictures in a row.
+    titled, noted
+        Whether room is made for a title, and for a second line under the headings.
+    key_lines
+        Lines of legend below.
+    """
+    room = SHEET_WIDTH - 2 * _MARGIN - _GUTTER - (columns - 1) * _GAP
+    wide = int(min(room / columns, PICTURE_WIDTH, PICTURES_HEIGHT / sum(aspects)))
+    heading_top = _MARGIN + (round(1.5 * _TITLE) if titled else 0)
+    top = heading_top + round(1.35 * _HEADING) + (round(1.35 * _NOTE) if noted else 0)
+    rows = []
+    for aspect in aspects:
+        high = max(1, round(wide * aspect))
+        lefts = (_MARGIN + _GUTTER + i * (wide + _GAP) for i in range(columns))
+        rows.append(tuple(Rect(left, top, wide, high) for left in lefts))
+        top += high + _GAP
+    height = top - _GAP + _MARGIN + key_lines * _line() + (_GAP // 2 if key_lines else 0)
+    width = rows[0][-1].left + wide + _MARGIN
+    return Layout(width, height, tuple(rows), heading_top, top)
+
+
+def draw(
+    columns: Sequence[Column],
+    cuts: Sequence[Cut],
+    *,
+    bars: Sequence[ScaleBar],
+    title: str | None = None,
+) -> npt.NDArray[np.uint8]:
+    """The sheet as RGB (rows, columns, 3): a row for every cut, a scale bar in its first picture."""
+    plain = _lay_out(columns, cuts, title, key_lines=0)
+    lines = max(len(_key_lines(c, plain.pictures[0][0].width)) for c in columns)
+    layout = _lay_out(columns, cuts, title, key_lines=lines)
+    sheet = _Sheet(layout)
+    if title:
+        sheet.text(_MARGIN, _MARGIN, title, _TITLE, bold=True, room=layout.width - 2 * _MARGIN)
+    for row, (cut, rects) in enumerate(zip(cuts, layout.pictures, strict=True)):
+        _label_row(sheet, cut, rects[0])
+        for column, rect in zip(columns, rects, strict=True):
+            axes = sheet.picture(rect, column.pictures[row])
+            if column is columns[0]:
+                _mark_crossing(axes, cut, rect)
+                _scale_bar(axes, bars[row], rect)
+            if column.captions:
+                _caption(axes, column.captions[row], rect)
+    for column, rect in zip(columns, layout.pictures[0], strict=True):
+        _head(sheet, column, rect)
+        _keys(sheet, column, rect)
+    return sheet.pixels()
+
+
+def _lay_out(
+    columns: Sequence[Column], cuts: Sequence[Cut], title: str | None, key_lines: int
+) -> Layout:
+    return lay_out(
+        [cut.aspect for cut in cuts],
+        len(columns),
+        titled=bool(title),
+        noted=any(column.note for column in columns),
+        key_lines=key_lines,
+    )
+
+
+class _Sheet:
+    """A figure that is addressed in pixels from the upper left corner."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        size = (layout.width / _DPI, layout.height / _DPI)
+        self._figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
+        self._canvas = FigureCanvasAgg(self._figure)
+
+    def picture(self, rect: Rect, picture: Picture) -> Axes:
+        """Fill `rect` with a picture; the axes count its pixels from the upper left corner."""
+        axes = self._axes(rect)
+        rows, columns = picture.shape[:2]
+        # Beyond twofold the mean is taken here: a thin error fades, but does not fall between.
+        factors = (max(1, rows // rect.height), max(1, columns // rect.width))
+        axes.imshow(
+            np.clip(shrink(picture, factors), 0, 1),
+            extent=(0, rect.width, rect.height, 0),
+            aspect="auto",
+            interpolation="auto",
+        )
+        return axes
+
+    def text(
+        self, left: int, top: int, text: str, size: int, *, bold: bool = False, room: int
+    ) -> None:
+        """Write one line, smaller where it would take more than `room` pixels."""
+        size = min(size, int(size * room / max(1, text_width(text, size, bold=bold))))
+        self._figure.text(
+            left / self.layout.width,
+            1 - top / self.layout.height,
+            text,
+            fontproperties=_font(size, bold=bold),
+            va="top",
+            color="black",
+            parse_math=False,
+        )
+
+    def swatch(self, rect: Rect, colours: tuple[Colour, ...]) -> None:
+        """A square of one colour, or a bar of several."""
+        strip = np.array(colours, np.float32)[None]
+        self._axes(rect).imshow(
+            strip,
+            extent=(0, rect.width, rect.height, 0),
+            aspect="auto",
+            interpolation="bilinear" if len(colours) > 1 else "nearest",
+        )
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """What was drawn, RGB."""
+        self._canvas.draw()
+        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+
+    def _axes(self, rect: Rect) -> Axes:
+        wide, high = self.layout.width, self.layout.height
+        bottom = high - rect.top - rect.height
+        place = (rect.left / wide, bottom / high, rect.width / wide, rect.height / high)
+        axes = self._figure.add_axes(place)
+        axes.set_axis_off()
+        return axes
+
+
+def _font(size: int, *, bold: bool = False) -> FontProperties:
+    return FontProperties(
+        family=_FAMILY, weight="bold" if bold else "normal", size=size * 72 / _DPI
+    )
+
+
+def text_width(text: str, size: int, *, bold: bool = False) -> int:
+    """Pixels that a line of text takes."""
+    if not text:
+        return 0
+    return math.ceil(
+        TextPath((0, 0), text, size=size, prop=_font(size, bold=bold)).get_extents().x1
+    )
+
+
+def _head(sheet: _Sheet, column: Column, rect: Rect) -> None:
+    top = sheet.layout.heading_top
+    sheet.text(rect.left, top, column.heading, _HEADING, bold=True, room=rect.width)
+    top += round(1.35 * _HEADING)
+    if column.note:
+        sheet.text(rect.left, top, column.note, _NOTE, room=rect.width)
+
+
+def _label_row(sheet: _Sheet, cut: Cut, rect: Rect) -> None:
+    """Orientation, plane, and the window where the plane is shown in part."""
+    lines = [(f"{cut.stack_axis} = {cut.place}", _LABEL)]
+    lines += [(f"{axis} {lo}\u2013{hi}", _SMALL) for axis, lo, hi in cut.hidden()]
+    top, room = rect.top, _GUTTER - _GAP
+    sheet.text(_MARGIN, top, cut.orientation.name, _HEADING, bold=True, room=room)
+    top += round(1.2 * _HEADING)
+    for text, size in lines:
+        sheet.text(_MARGIN, top, text, size, room=room)
+        top += round(1.2 * size)
+
+
+def _mark_crossing(axes: Axes, cut: Cut, rect: Rect) -> None:
+    """Short marks at the border where the two other cuts pass."""
+    length = min(16, rect.height // 5)
+    rows, columns = cut.rows[1] - cut.rows[0], cut.columns[1] - cut.columns[0]
+    down = (cut.crossing[0] - cut.rows[0] + 0.5) / rows * rect.height
+    right = (cut.crossing[1] - cut.columns[0] + 0.5) / columns * rect.width
+    marks = [
+        ((right, right), (0, length)),
+        ((right, right), (rect.height - length, rect.height)),
+        ((0, length), (down, down)),
+        ((rect.width - length, rect.width), (down, down)),
+    ]
+    for across, along in marks:
+        axes.plot(across, along, color="black", linewidth=3.6, solid_capstyle="butt")
+        axes.plot(across, along, color=MARK, linewidth=2.0, solid_capstyle="butt")
+    axes.set_xlim(0, rect.width)
+    axes.set_ylim(rect.height, 0)
+
+
+def _scale_bar(axes: Axes, bar: ScaleBar, rect: Rect) -> None:
+    long, thick, inset = bar.share * rect.width, 6, 12
+    left, top = rect.width - inset - long, rect.height - inset - thick
+    axes.add_patch(
+        Rectangle((left, top), long, thick, facecolor="white", edgecolor="black", linewidth=0.8)
+    )
+    axes.text(
+        left + long,
+        top - 5,
+        bar.text,
+        fontproperties=_font(_SMALL),
+        color="white",
+        ha="right",
+        va="bottom",
+        path_effects=[withStroke(linewidth=3, foreground="black")],
+    )
+
+
+def _caption(axes: Axes, text: str, rect: Rect) -> None:
+    axes.text(
+        10,
+        rect.height - 9,
+        text,
+        fontproperties=_font(_SMALL),
+        color="white",
+        ha="left",
+        va="bottom",
+        path_effects=[withStroke(linewidth=3, foreground="black")],
+    )
+
+
+def _line() -> int:
+    return round(1.6 * _SMALL)
+
+
+def _swatch_width(key: Key) -> int:
+    return _SMALL if len(key.colours) == 1 else 5 * _SMALL
+
+
+def _key_width(key: Key) -> int:
+    return _swatch_width(key) + 8 + text_width(key.text, _SMALL)
+
+
+def _key_lines(column: Column, wide: int) -> list[list[Key]]:
+    """Entries of a column's legend, broken into lines of at most its room."""
+    room = column.keys_span * (wide + _GAP) - _GAP
+    lines: list[list[Key]] = []
+    used = room + 1
+    for key in column.keys:
+        need = _key_width(key)
+        if used + need > room:
+            lines.append([])
+            used = 0
+        lines[-1].append(key)
+        used += need + _SMALL
+    return lines
+
+
+def _keys(sheet: _Sheet, column: Column, rect: Rect) -> None:
+    top = sheet.layout.keys_top
+    for line in _key_lines(column, rect.width):
+        left = rect.left
+        for key in line:
+            wide = _swatch_width(key)
+            sheet.swatch(Rect(left, top, wide, _SMALL), key.colours)
+            room = text_width(key.text, _SMALL)
+            sheet.text(left + wide + 8, top - 2, key.text, _SMALL, room=room)
+            left += _key_width(key) + _SMALL
+        top += _line()

@@ -1,0 +1,310 @@
+"""Volumes in TIFF: one file with many pages, or a folder with one plane for each file."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import re
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+from orthoflow.errors import BadInput
+from orthoflow.stores.formats import Stored, check_limits, no_inner_arrays
+from orthoflow.stores.objects import list_names
+from orthoflow.stores.units import length_unit
+from orthoflow.stores.urls import refusals
+from orthoflow.stores.zarr_nodes import as_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+    import tifffile
+
+    from orthoflow.stores.urls import Location
+
+SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+_KNOWN = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
+
+
+class TiffFormat:
+    """A TIFF file: ImageJ, OME-TIFF or plain; pages are decoded when a box needs them."""
+
+    def find(self, place: Location, array: str | None, level: int) -> tuple[Location, str]:
+        """The first image of the file, or the one whose number `array` is."""
+        if level:
+            no_inner_arrays(place, None, level)
+        if array:
+            with _open(place) as file:
+                if not array.isdigit() or int(array) >= len(file.series):
+                    raise BadInput(
+                        f"array {array!r} of {place}: a TIFF's images are numbered, "
+                        f"0 to {len(file.series) - 1}"
+                    )
+        return place, array or ""
+
+    def inspect(self, place: Location, array: str) -> Stored:
+        """Shape, axes and calibration from the headers of the pages."""
+        with _open(place) as file:
+            series = _series(file, array)
+            axes = _axes(series.axes)
+            chunks = _chunks(series)
+            check_limits(series.shape, chunks, series.dtype.itemsize, str(place))
+            sizes = _calibration(file, int(array or 0))
+        shape, dtype = tuple(series.shape), np.dtype(series.dtype)
+        order = axes or ("zyx" if len(shape) == 3 else "")
+        if sizes is None or not set("zyx") <= set(order):
+            return Stored(shape, dtype, axes, chunks)
+        scale = tuple(sizes[axis][0] if axis in sizes else 1.0 for axis in order)
+        units = tuple(sizes[axis][1] if axis in sizes else None for axis in order)
+        return Stored(shape, dtype, axes, chunks, scale, (0.0,) * len(order), units)
+
+    def read(
+        self, place: Location, array: str, index: tuple[slice, ...]
+    ) -> npt.NDArray[np.generic]:
+        """Voxels of `index`; only the pages (tiles, where there are any) that hold them."""
+        with _open(place) as file:
+            return _read_series(_series(file, array), index)
+
+    def summarize(self, place: Location) -> dict[str, Any]:
+        """Pages, compression and images of the file."""
+        with _open(place) as file:
+            series = _series(file, "")
+            compression = series.keyframe.compression
+            return {
+                "format": "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff",
+                "images": len(file.series),
+                "levels": [
+                    {
+                        "path": "",
+                        "shape": list(series.shape),
+                        "dtype": np.dtype(series.dtype).name,
+                        "chunks": list(_chunks(series)),
+                        "shards": None,
+                        "codecs": [str(getattr(compression, "name", compression)).lower()],
+                        "bytes": math.prod(series.shape) * series.dtype.itemsize,
+                    }
+                ],
+            }
+
+
+class TiffFolder:
+    """A folder of TIFF planes, one z each, in natural order of their names."""
+
+    def find(self, place: Location, array: str | None, level: int) -> tuple[Location, str]:
+        """The folder is one array."""
+        no_inner_arrays(place, array, level)
+        return place, ""
+
+    def inspect(self, place: Location, array: str) -> Stored:  # noqa: ARG002 - one array
+        """Shape and dtype of the first plane, times the number of planes."""
+        names = plane_names(place)
+        if not names:
+            raise BadInput(f"no planes in {place}; looked for names that end in {SUFFIXES}")
+        with _open(place.child(names[0])) as file:
+            page = _only_page(file, place.child(names[0]))
+            shape, dtype = (len(names), *page.shape), np.dtype(page.dtype)
+        check_limits(shape, (1, *shape[1:]), dtype.itemsize, str(place))
+        return Stored(shape, dtype, "zyxc" if len(shape) == 4 else None, (1, *shape[1:]))
+
+    def read(
+        self, place: Location, array: str, index: tuple[slice, ...]
+    ) -> npt.NDArray[np.generic]:
+        """Voxels of `index`; each plane's file is read once and checked against the first."""
+        facts = self.inspect(place, array)
+        names = plane_names(place)[index[0]]
+        planes = [self._plane(place.child(name), facts)[index[1:]] for name in names]
+        return np.stack(planes) if planes else np.empty((0, *facts.shape[1:]), facts.dtype)
+
+    def summarize(self, place: Location) -> dict[str, Any]:
+        """Number of planes and their shape."""
+        facts = self.inspect(place, "")
+        level = {
+            "path": "",
+            "shape": list(facts.shape),
+            "dtype": facts.dtype.name,
+            "chunks": list(facts.chunks or ()),
+            "shards": None,
+            "codecs": [],
+            "bytes": math.prod(facts.shape) * facts.dtype.itemsize,
+        }
+        return {"format": "folder of tiff planes", "images": facts.shape[0], "levels": [level]}
+
+    def _plane(self, place: Location, facts: Stored) -> npt.NDArray[np.generic]:
+        with _open(place) as file:
+            page = _only_page(file, place)
+            if page.shape != facts.shape[1:] or page.dtype != facts.dtype:
+                raise BadInput(
+                    f"plane {place} has shape {page.shape} {page.dtype}, the first plane of the "
+                    f"folder {facts.shape[1:]} {facts.dtype}; all planes must agree"
+                )
+            return page.asarray(maxworkers=1)
+
+
+def plane_names(place: Location) -> list[str]:
+    """Names of the planes in a folder, in natural order: plane2 before plane10."""
+    names = [name for name in list_names(place) if is_tiff(name) and not name.startswith(".")]
+    return sorted(names, key=_natural)
+
+
+def is_tiff(name: str) -> bool:
+    """Whether a name ends as TIFF files do."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+
+
+@contextmanager
+def _open(place: Location) -> Iterator[tifffile.TiffFile]:
+    """The opened file, after its chain of pages has been followed to its end.
+
+    A file that was cut off opens with the pages that are left; tifffile only logs that, so its
+    log is listened to and an error in it is an error here.
+    """
+    import tifffile  # noqa: PLC0415 - 0.1 s
+
+    with refusals(place, "read"), _ErrorLog() as log, _bytes_of(place) as source:
+        try:
+            with tifffile.TiffFile(source, name=place.name) as file:
+                pages = len(file.pages)
+                if log.errors or not pages or not file.series:
+                    raise BadInput(
+                        f"{place} is damaged or cut off: {'; '.join(log.errors) or 'no pages'}"
+                    )
+                yield file
+        except FileNotFoundError as error:
+            raise BadInput(f"no file at {place}") from error
+        except tifffile.TiffFileError as error:
+            raise BadInput(f"{place} is not a readable TIFF: {error}") from error
+
+
+@contextmanager
+def _bytes_of(place: Location) -> Iterator[Any]:
+    if place.is_local:
+        yield place.url
+        return
+    fs, path = place.filesystem()
+    with fs.open(path, "rb") as stream:
+        # A web server without ranges gives a stream that cannot seek: then all of it is needed.
+        yield stream if stream.seekable() else io.BytesIO(fs.cat_file(path))
+
+
+class _ErrorLog(logging.Handler):
+    """Errors that tifffile logs in this thread while the context is open."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.errors: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread and record.levelno >= logging.ERROR:
+            self.errors.append(record.getMessage().partition("\n")[0])
+
+    def __enter__(self) -> _ErrorLog:
+        logging.getLogger("tifffile").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("tifffile").removeHandler(self)
+
+
+def _series(file: tifffile.TiffFile, array: str) -> tifffile.TiffPageSeries:
+    import tifffile  # noqa: PLC0415
+
+    series = file.series[int(array or 0)]
+    planes = [one for one in file.series if len(one.shape) == 2]
+    first = planes[0] if planes else series
+    alike = all(one.shape == first.shape and one.dtype == first.dtype for one in planes)
+    if array or len(planes) < 2 or len(planes) != len(file.series) or not alike:
+        return series
+    # Pages that were appended one by one count as images of their own; together they are a stack.
+    pages = [one.keyframe for one in planes]
+    return tifffile.TiffPageSeries(pages, (len(pages), *first.shape), first.dtype, "QYX")
+
+
+def _axes(stated: str) -> str | None:
+    letters = [_KNOWN.get(axis, "?") for axis in stated]
+    if letters.count("?") == 1 and "z" not in letters and len(letters) > 3:
+        letters[letters.index("?")] = "z"
+    clear = "?" not in letters and len(set(letters)) == len(letters)
+    return "".join(letters) if clear else None
+
+
+def _chunks(series: tifffile.TiffPageSeries) -> tuple[int, ...]:
+    page = series.keyframe
+    inner = (page.tilelength, page.tilewidth) if page.is_tiled else page.shape[:2]
+    tail = page.shape[2:] if len(page.shape) > 2 else ()
+    lead = len(series.shape) - len(inner) - len(tail)
+    return (*(1,) * max(lead, 0), *inner, *tail)[-len(series.shape) :]
+
+
+def _read_series(
+    series: tifffile.TiffPageSeries, index: tuple[slice, ...]
+) -> npt.NDArray[np.generic]:
+    import zarr  # noqa: PLC0415
+
+    # Pages of strips are decoded whole (strips of a few rows would be thousands of tiny reads).
+    mode = "strile" if series.keyframe.is_tiled else "page"
+    with series.aszarr(level=0, chunkmode=mode, maxworkers=1) as store:
+        return as_array(zarr.open_array(store, mode="r")[index])
+
+
+def _only_page(file: tifffile.TiffFile, place: Location) -> tifffile.TiffPage:
+    page = file.pages[0]
+    if len(file.pages) != 1 or len(page.shape) not in {2, 3}:
+        raise BadInput(
+            f"{place} has {len(file.pages)} pages of shape {page.shape}; in a folder each file is "
+            "one plane, pass a multi-page file by its own path"
+        )
+    return page  # type: ignore[return-value]
+
+
+def _calibration(
+    file: tifffile.TiffFile, number: int
+) -> dict[str, tuple[float, str | None]] | None:
+    """Size and unit for each of z, y, x; None unless the file states all three."""
+    sizes = {}
+    if file.is_ome and file.ome_metadata:
+        sizes = _ome_sizes(file.ome_metadata, number)
+    elif file.is_imagej and file.imagej_metadata:
+        sizes = _imagej_sizes(file)
+    return sizes if set(sizes) == set("zyx") else None
+
+
+def _ome_sizes(xml: str, number: int) -> dict[str, tuple[float, str | None]]:
+    try:
+        pixels = [e for e in ET.fromstring(xml).iter() if e.tag.rpartition("}")[2] == "Pixels"]
+        facts = pixels[number].attrib
+        return {
+            axis.lower(): (
+                float(facts[f"PhysicalSize{axis}"]),
+                length_unit(facts.get(f"PhysicalSize{axis}Unit", "um")),
+            )
+            for axis in "ZYX"
+            if f"PhysicalSize{axis}" in facts
+        }
+    except (ET.ParseError, ValueError, IndexError):
+        return {}
+
+
+def _imagej_sizes(file: tifffile.TiffFile) -> dict[str, tuple[float, str | None]]:
+    metadata = file.imagej_metadata or {}
+    unit = length_unit(str(metadata.get("unit", "")))
+    sizes = {}
+    if "spacing" in metadata:
+        sizes["z"] = (abs(float(metadata["spacing"])), unit)
+    tags = file.pages[0].tags  # type: ignore[union-attr]
+    for axis, name in (("y", "YResolution"), ("x", "XResolution")):
+        if unit and name in tags and all(tags[name].value):
+            pixels, length = tags[name].value
+            sizes[axis] = (length / pixels, unit)
+    return sizes

@@ -1,0 +1,358 @@
+"""Input volumes of any format: find one, describe it, read boxes of it as (c, z, y, x)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from orthoflow.errors import BadInput, BlockFailed, StoreRefused
+from orthoflow.geometry.facts import VolumeFacts
+from orthoflow.stores.npy_volumes import NpyFormat
+from orthoflow.stores.objects import read_object
+from orthoflow.stores.tiff_volumes import TiffFolder, TiffFormat, is_tiff, plane_names
+from orthoflow.stores.units import METRES, require_length_unit, require_voxel_size
+from orthoflow.stores.urls import Location, answers, locate
+from orthoflow.stores.zarr_nodes import read_node
+from orthoflow.stores.zarr_volumes import ZarrFormat
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+
+    import numpy.typing as npt
+
+    from orthoflow.geometry.box import Box, Triple
+    from orthoflow.stores.formats import Format, Stored
+    from orthoflow.stores.urls import Options
+
+Kind = Literal["zarr", "tiff", "tiff_folder", "npy"]
+
+FORMATS: dict[Kind, Format] = {
+    "zarr": ZarrFormat(),
+    "tiff": TiffFormat(),
+    "tiff_folder": TiffFolder(),
+    "npy": NpyFormat(),
+}
+"""Every input format; a new one is a class with the methods of `formats.Format`, listed here."""
+
+IMAGE_DTYPES = (
+    *("uint8", "int8", "uint16", "int16", "uint32", "int32"),
+    *("float16", "float32", "float64"),
+)
+"""Intensities. Networks see float32: 32-bit integers above 2**24 and float64 are rounded."""
+
+LABEL_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+"""Object numbers."""
+
+_LETTERS = "tczyx"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRef:
+    """Which array, and what of it; a few hundred bytes without credentials, made to travel."""
+
+    url: str
+    kind: Kind
+    array: str
+    """Path inside a Zarr group, number of the image in a TIFF; empty for the place itself."""
+    axes: str
+    """One letter of "tczyx" for each stored axis, in the order of the file."""
+    time: int | None = None
+    channel: int | None = None
+    """None for all channels."""
+    storage_options: Options = ()
+
+    @property
+    def place(self) -> Location:
+        """Where it is stored."""
+        return locate(self.url, self.storage_options)
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.array}" if self.array else str(self.place)
+
+
+def find_volume(  # noqa: PLR0913 - each is one wish about one input
+    url: str | os.PathLike[str],
+    *,
+    array: str | None = None,
+    level: int = 0,
+    axes: str | None = None,
+    time: int | None = None,
+    channel: int | None = None,
+    storage_options: Mapping[str, object] | Options | None = None,
+    labels: bool = False,
+) -> VolumeRef:
+    """Find the volume at `url`; only metadata is read.
+
+    Parameters
+    ----------
+    url
+        Zarr array or group, OME-Zarr image, TIFF file, folder of TIFF planes, or `.npy` file.
+    array
+        Path of an array or image inside a Zarr group; number of an image inside a TIFF.
+    level
+        Resolution of an OME-Zarr image, 0 being the finest.
+    axes
+        Order of the stored axes, such as "xyz" or "zyxc"; overrides what the file says.
+    time, channel
+        Index along t, needed where t is longer than 1; index along c, all channels by default.
+    storage_options
+        Public options of the store; credentials belong in the environment.
+    labels
+        Whether the voxels are object numbers, so that 64-bit integers are welcome.
+
+    Raises
+    ------
+    BadInput
+        When there is no such volume or it cannot be read; the message names the remedy.
+    StoreRefused
+        When the store wants other credentials or does not answer.
+    """
+    place = locate(url, storage_options)
+    with answers(place):
+        kind = _kind(place)
+        place, inner = FORMATS[kind].find(place, array, level)
+        stored = FORMATS[kind].inspect(place, inner)
+    ref = VolumeRef(place.url, kind, inner, "", storage_options=place.options)
+    ref = replace(ref, axes=_axes(ref, stored, axes))
+    _check_dtype(ref, stored.dtype, LABEL_DTYPES if labels else IMAGE_DTYPES)
+    for axis, size in zip(ref.axes, stored.shape, strict=True):
+        if size == 0:
+            raise BadInput(f"{ref} has extent 0 on axis {axis}; there is nothing to do")
+    sizes = dict(zip(ref.axes, stored.shape, strict=True))
+    return replace(
+        ref, time=_time(ref, sizes.get("t"), time), channel=_channel(ref, sizes.get("c"), channel)
+    )
+
+
+def describe(
+    ref: VolumeRef,
+    *,
+    voxel_size: tuple[float, float, float] | None = None,
+    unit: str | None = None,
+) -> VolumeFacts:
+    """Facts of the volume, axes (c, z, y, x).
+
+    Parameters
+    ----------
+    ref
+        From `find_volume`.
+    voxel_size
+        Size of a stored voxel along (z, y, x), in place of what the file states.
+    unit
+        Unit of the voxel size, in place of what the file states.
+    """
+    with answers(ref.place):
+        stored = FORMATS[ref.kind].inspect(ref.place, ref.array)
+    sizes = dict(zip(ref.axes, stored.shape, strict=True))
+    channels = 1 if ref.channel is not None else sizes.get("c", 1)
+    size, translation, stated_unit = _calibration(ref, stored)
+    if voxel_size is not None:
+        wished = require_voxel_size(tuple(voxel_size), "the given")
+        moved = zip(translation, size or (1.0, 1.0, 1.0), wished, strict=True)
+        translation = cast("tuple[float, float, float]", tuple(t / s * w for t, s, w in moved))
+        size = wished
+    return VolumeFacts(
+        name=str(ref),
+        shape=_spatial(ref, stored.shape),
+        dtype=stored.dtype.newbyteorder("=").name,
+        channels=channels,
+        chunks=_spatial(ref, stored.chunks) if stored.chunks else None,
+        voxel_size=size,
+        unit=require_length_unit(unit) if unit else stated_unit,
+        translation=translation,
+    )
+
+
+def read_box(ref: VolumeRef, box: Box) -> npt.NDArray[Any]:
+    """Voxels of `box` as (c, z, y, x): native byte order, C-contiguous, chunks read once.
+
+    Raises
+    ------
+    BlockFailed
+        When stored bytes cannot be decoded; the message names the box.
+    """
+    if min(box.start) < 0:
+        raise BadInput(f"box {box} starts before {ref}")
+    if box.voxels == 0:
+        raise BadInput(f"box {box} of {ref} is empty")
+    spans = {
+        axis: slice(start, stop)
+        for axis, start, stop in zip("zyx", box.start, box.stop, strict=True)
+    }
+    time, channel = ref.time or 0, ref.channel
+    spans["t"] = slice(time, time + 1)
+    spans["c"] = slice(None) if channel is None else slice(channel, channel + 1)
+    with _decoding(ref, box):
+        values = FORMATS[ref.kind].read(
+            ref.place, ref.array, tuple(spans[axis] for axis in ref.axes)
+        )
+    values = _to_czyx(values, ref.axes)
+    if values.shape[1:] != box.shape:
+        raise BadInput(f"box {box} reaches beyond {ref}, which ends within {values.shape[1:]}")
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+
+
+def summarize(
+    url: str | os.PathLike[str], storage_options: Mapping[str, object] | Options | None = None
+) -> dict[str, Any]:
+    """What is stored at `url`, JSON-able: kind, axes, levels, dtype, codecs, channels, labels."""
+    place = locate(url, storage_options)
+    with answers(place):
+        kind = _kind(place)
+        facts = {"url": str(place), "kind": kind, **FORMATS[kind].summarize(place)}
+        levels = facts["levels"]
+        if levels:
+            facts = {**facts, **_summary_of_first(place, kind)}
+        facts["bytes"] = sum(level["bytes"] for level in levels)
+    return facts
+
+
+def _summary_of_first(place: Location, kind: Kind) -> dict[str, Any]:
+    found, inner = FORMATS[kind].find(place, None, 0)
+    stored = FORMATS[kind].inspect(found, inner)
+    stated = stored.axes is not None
+    axes = stored.axes or ("zyx" if len(stored.shape) == 3 else None)
+    facts: dict[str, Any] = {"axes": axes, "axes_stated": stated, "dtype": stored.dtype.name}
+    if axes and len(axes) == len(stored.shape):
+        sizes = dict(zip(axes, stored.shape, strict=True))
+        facts["channels"], facts["times"] = sizes.get("c", 1), sizes.get("t", 1)
+        if set("zyx") <= set(axes):
+            ref = VolumeRef(found.url, kind, inner, axes, storage_options=found.options)
+            size, translation, unit = _calibration(ref, stored)
+            facts.update(
+                voxel_size=list(size) if size else None, unit=unit, translation=list(translation)
+            )
+    return facts
+
+
+def _kind(place: Location) -> Kind:
+    name = place.name.lower()
+    if name.endswith(".npy"):
+        return "npy"
+    if is_tiff(name) and not plane_names(place):
+        return "tiff"
+    if "?" not in place.url and read_node(place) is not None:
+        return "zarr"
+    if place.protocol not in {"http", "https"} and plane_names(place):
+        return "tiff_folder"
+    held = ""
+    if place.is_local and read_object(place, limit=2**62) is not None:
+        held = " (a file of another kind)"
+    raise BadInput(
+        f"no array at {place}{held}; looked for zarr.json, .zarray, .zgroup, planes *.tif, and "
+        "for names that end in .tif or .npy"
+    )
+
+
+def _axes(ref: VolumeRef, stored: Stored, wished: str | None) -> str:
+    ndim = len(stored.shape)
+    axes = (wished or stored.axes or "").lower()
+    if not axes and ndim == 3:
+        return "zyx"
+    if ndim < 3:
+        raise BadInput(
+            f"{ref} has {ndim} axes {stored.shape}; a volume needs z, y and x "
+            "(a folder of 2-D TIFF files is read as one volume)"
+        )
+    if not axes:
+        raise BadInput(
+            f"{ref} has {ndim} axes {stored.shape} and does not say which; three axes are taken "
+            f"as zyx, for {ndim} pass --axes, as in --axes {_LETTERS[-ndim:]}"
+        )
+    said = "given" if wished else "stated"
+    if len(axes) != ndim or len(set(axes)) != ndim or not set(axes) <= set(_LETTERS):
+        raise BadInput(
+            f"axes {axes!r} ({said}) do not fit {ref} with shape {stored.shape}; "
+            f"--axes takes {ndim} different letters of {_LETTERS}"
+        )
+    if not set("zyx") <= set(axes):
+        raise BadInput(
+            f"axes {axes!r} ({said}) of {ref} with shape {stored.shape} lack one of z, y, x; "
+            "pass --axes if another axis is meant, as in --axes zyx"
+        )
+    return axes
+
+
+def _check_dtype(ref: VolumeRef, dtype: np.dtype[Any], accepted: tuple[str, ...]) -> None:
+    if dtype.name in accepted:
+        return
+    remedy = "convert it to uint8, uint16 or float32"
+    if dtype.kind == "b":
+        remedy = "store it as uint8 (array.astype('uint8'))"
+    elif dtype.kind == "c":
+        remedy = "store its magnitude or phase as float32"
+    elif dtype.kind in "iu":
+        remedy = "64-bit integers are object numbers; store intensities as uint16 or float32"
+    raise BadInput(
+        f"{ref} has data type {dtype.name}; supported are {', '.join(accepted)}: {remedy}"
+    )
+
+
+def _time(ref: VolumeRef, size: int | None, wished: int | None) -> int | None:
+    if size is None:
+        if wished:
+            raise BadInput(f"time {wished} of {ref}: it has no time axis (axes {ref.axes})")
+        return None
+    if wished is None:
+        if size > 1:
+            raise BadInput(f"{ref} has {size} time points; choose one with --time, 0 to {size - 1}")
+        return 0
+    if not 0 <= wished < size:
+        raise BadInput(f"time {wished} of {ref}: it has {size} time points, 0 to {size - 1}")
+    return wished
+
+
+def _channel(ref: VolumeRef, size: int | None, wished: int | None) -> int | None:
+    count = 1 if size is None else size
+    if wished is not None and not 0 <= wished < count:
+        raise BadInput(f"channel {wished} of {ref}: it has {count} channels, 0 to {count - 1}")
+    return None if size is None else wished
+
+
+def _calibration(
+    ref: VolumeRef, stored: Stored
+) -> tuple[tuple[float, float, float] | None, tuple[float, float, float], str | None]:
+    """Voxel size, translation, unit, with (z, y, x) in one unit."""
+    order = [ref.axes.index(axis) for axis in "zyx"]
+    shift = stored.translation or (0.0,) * len(ref.axes)
+    translation = tuple(shift[i] for i in order)
+    if stored.scale is None:
+        return None, cast("tuple[float, float, float]", translation), None
+    size = tuple(stored.scale[i] for i in order)
+    units = [stored.units[i] if stored.units else None for i in order]
+    if None in units or len(set(units)) == 1:
+        unit = units[2] if len(set(units)) == 1 else None
+    else:
+        unit = units[2]
+        ratios = [METRES[str(one)] / METRES[str(unit)] for one in units]
+        size = tuple(side * ratio for side, ratio in zip(size, ratios, strict=True))
+        translation = tuple(t * ratio for t, ratio in zip(translation, ratios, strict=True))
+    checked = require_voxel_size(size, f"{ref} states a")
+    return checked, cast("tuple[float, float, float]", translation), unit
+
+
+def _spatial(ref: VolumeRef, values: tuple[int, ...]) -> Triple:
+    z, y, x = (values[ref.axes.index(axis)] for axis in "zyx")
+    return (z, y, x)
+
+
+def _to_czyx(values: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
+    for missing in (axis for axis in "tc" if axis not in axes):
+        values, axes = values[np.newaxis], missing + axes
+    ordered: npt.NDArray[Any] = values.transpose([axes.index(axis) for axis in "tczyx"])[0]
+    return ordered
+
+
+@contextmanager
+def _decoding(ref: VolumeRef, box: Box) -> Iterator[None]:
+    try:
+        yield
+    except (BadInput, StoreRefused):
+        raise
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BlockFailed(f"voxels {box} of {ref} cannot be decoded: {reason}") from error
