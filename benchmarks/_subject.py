@@ -98,6 +98,11 @@ def make(folder: Path, shape: tuple[int, ...]) -> None:
     np.save(folder / "volume.npy", volume)
 
 
+def whole(shape: tuple[int, ...], chunk: int = 128) -> tuple[int, ...]:
+    """One block for a volume that is in memory in any case: whole output chunks around `shape`."""
+    return tuple(-(-n // chunk) * chunk for n in shape)
+
+
 def volume_in(folder: Path) -> npt.NDArray[np.float32]:
     loaded: npt.NDArray[np.float32] = np.load(folder / "volume.npy")
     return loaded

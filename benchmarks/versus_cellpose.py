@@ -101,7 +101,7 @@ def run_memory(folder: Path) -> None:
     torch.set_num_threads(1)
     volume, network = _subject.volume_in(folder), _subject.network_in(folder)
     model = of.Model.from_torch(network, outputs=_subject.OUTPUTS, divisor=_subject.DIVISOR)
-    wishes = {"overlap": OVERLAP, "mode": "multiclass"}
+    wishes = {"overlap": OVERLAP, "mode": "multiclass", "block": _subject.whole(volume.shape)}
     side = _subject.DIVISOR * (min(volume.shape[1:]) // _subject.DIVISOR)
     plane = volume[:1, :side, :side]
     single = of.predict(plane, model, orientations=("xy",), **wishes)["xy"].to_numpy()
@@ -132,7 +132,7 @@ def run_zarr(folder: Path) -> None:
     source, target = folder / "in.zarr", folder / "out.zarr"
     if not source.exists():
         chunks = tuple(min(n, 128) for n in volume.shape)
-        zarr.save_array(str(source), volume, chunks=chunks)
+        zarr.create_array(str(source), data=volume, chunks=chunks)
     with measure.stopwatch() as seconds:
         report = of.run(
             str(source),
@@ -144,8 +144,7 @@ def run_zarr(folder: Path) -> None:
             workers=1,
             overwrite=True,
         )
-    stages = dict(report.get("seconds", {})) if hasattr(report, "get") else {}
-    measure.answer(**seconds, **_subject.counts(), stages=stages)
+    measure.answer(**seconds, **_subject.counts(), report=str(report))
 
 
 def run_network(folder: Path) -> None:

@@ -67,26 +67,26 @@ def _predict(folder: Path, shape: dict[str, Any], **wishes: Any) -> tuple[Any, d
     torch.set_num_threads(1)
     volume, network = _subject.volume_in(folder), _subject.network_in(folder)
     model = of.Model.from_torch(network, outputs=_subject.OUTPUTS, **shape)
-    _subject.forget()
-    with measure.stopwatch() as seconds, dask.config.set(scheduler="synchronous"):
-        logits = of.predict(
-            volume,
-            model,
-            orientations=("xy",),
-            overlap=OVERLAP,
-            batch_size=BATCH,
-            mode="multiclass",
-            **wishes,
-        )["xy"].to_numpy()
-    return logits, {**seconds, **_subject.counts()}
+    wishes |= {"orientations": ("xy",), "overlap": OVERLAP, "batch_size": BATCH}
+    wishes |= {"mode": "multiclass", "block": _subject.whole(volume.shape)}
+
+    def logits(stack: Any) -> Any:
+        return of.predict(stack, model, **wishes)["xy"].to_numpy()
+
+    with dask.config.set(scheduler="synchronous"):
+        logits(volume[:1, :ROI, :ROI])  # imports what it needs and loads the model
+        _subject.forget()
+        with measure.stopwatch() as seconds:
+            found = logits(volume)
+    return found, {**seconds, **_subject.counts()}
 
 
 def run_same(folder: Path) -> None:
     """orthoflow with MONAI's windows."""
     import numpy as np
 
-    logits, facts = _predict(folder, {"tile": (ROI, ROI)}, grid="step", packing="none")
-    np.save(folder / "same.npy", logits)
+    found, facts = _predict(folder, {"tile": (ROI, ROI)}, grid="step", packing="none")
+    np.save(folder / "same.npy", found)
     measure.answer(**facts)
 
 

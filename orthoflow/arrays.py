@@ -16,8 +16,10 @@ from orthoflow.plan import Plan, plan_run
 from orthoflow.reduce.statistics import sample_boxes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    import dask.array as da
     import xarray as xr
 
     from orthoflow.geometry.box import Box
@@ -166,14 +168,26 @@ def segment(volume: Any, model: str | Path | Model | ModelRef, **options: Any) -
     """
     import xarray as xr  # noqa: PLC0415 - slow to import
 
-    plan, lazy, nodes = _lazy_blocks(volume, model, options, lambda _: ["labels"])
-    found = lazy.arrays({"labels": (_keys(plan, nodes, "labels", 0), _chunks(plan, ()), "u1")})
+    plan, found = block_results(volume, model, options, ("labels",))
     return xr.DataArray(
         found["labels"],
         dims=("z", "y", "x"),
         coords=_coords(plan.facts, plan.region),
         name=plan.options.name,
     )
+
+
+def block_results(
+    volume: Any, model: Any, options: dict[str, Any], wanted: Sequence[str]
+) -> tuple[Plan, dict[str, da.Array]]:
+    """Lazy uint8 results by name (see `kernels.finish.results`), and the plan behind them."""
+    plan, lazy, nodes = _lazy_blocks(volume, model, options, lambda _: list(wanted))
+    arrays = {}
+    for name in wanted:
+        by_class = name == "probabilities" and plan.mode == "multiclass"
+        lead = (plan.channels,) if by_class else ()
+        arrays[name] = (_keys(plan, nodes, name, len(lead)), _chunks(plan, lead), "u1")
+    return plan, lazy.arrays(arrays)
 
 
 def _logit_names(plan: Plan) -> list[str]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orthoflow.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
     from orthoflow.options import Options
 
-_TIMEOUT = "20s"
+_TIMEOUT = 20.0
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def _existing(address: str) -> Iterator[Client]:
         client = Client(address, timeout=_TIMEOUT)
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"scheduler {address} did not answer within {_TIMEOUT}; check the address (as in "
+            f"scheduler {address} did not answer within {_TIMEOUT:g} s; check the address (as in "
             "tcp://10.0.0.1:8786) and that it can be reached from here"
         ) from error
     with client:
@@ -57,7 +57,7 @@ def _existing(address: str) -> Iterator[Client]:
             client.wait_for_workers(1, timeout=_TIMEOUT)
         except TimeoutError as error:
             raise BadInput(
-                f"scheduler {address} has no worker after {_TIMEOUT}; start some with "
+                f"scheduler {address} has no worker after {_TIMEOUT:g} s; start some with "
                 f"dask worker {address}"
             ) from error
         yield client
@@ -69,27 +69,21 @@ def _local(options: Options) -> Iterator[Client]:
 
     count = options.workers or len(os.sched_getaffinity(0))
     # No free port is no reason to fail: port 0 lets the system choose one.
-    common = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    arguments: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
+    make: Callable[..., Any] = LocalCluster
     if options.cluster == "cuda":
         make = _cuda_cluster
-        arguments = {} if options.workers is None else {"n_workers": options.workers}
+        arguments |= {} if options.workers is None else {"n_workers": options.workers}
+    elif options.cluster == "processes":
+        arguments |= {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
     else:
-        make = LocalCluster
-        processes = options.cluster == "processes"
-        arguments = {
-            "n_workers": count if processes else 1,
-            "threads_per_worker": 1 if processes else count,
-            "processes": processes,
-            # A plan says what a worker needs; Dask's limits would pause it for torch's memory.
-            "memory_limit": 0,
-        }
-        if not processes:
-            common.pop("host")
-    with make(**arguments, **common) as cluster, Client(cluster) as client:
+        arguments |= {"n_workers": 1, "threads_per_worker": count, "processes": False}
+    # The plan says what a worker needs; Dask's own limits would pause it for torch's memory.
+    with make(**arguments, memory_limit=0) as cluster, Client(cluster) as client:
         yield client
 
 
-def _cuda_cluster(**arguments: object) -> object:
+def _cuda_cluster(**arguments: Any) -> Any:
     try:
         from dask_cuda import LocalCUDACluster  # noqa: PLC0415 - an extra
     except ImportError as error:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orthoflow import graph
 from orthoflow.errors import BlockFailed
-from orthoflow.geometry.box import Box
 from orthoflow.stores.pyramid import build_level_box, level_boxes
 from orthoflow.work import Tally
 
@@ -145,17 +143,15 @@ def stream(
     from distributed import as_completed  # noqa: PLC0415 - slow to import
 
     window = _WINDOW * max(1, sum(client.nthreads().values()))
-    waiting = deque([iter(groups)])
+    waiting, exhausted = iter(groups), False
     names: dict[str, Any] = {}
     pending = as_completed()
     while True:
-        while waiting and len(names) < window:
-            group = next(waiting[0], None)
-            if group is None:
-                waiting.clear()
-                break
-            names.update({future.key: key for key, future in group.items()})
-            pending.update(group.values())
+        while not exhausted and len(names) < window:
+            made: dict[Any, Any] = next(waiting, {})
+            exhausted = not made
+            names.update({future.key: key for key, future in made.items()})
+            pending.update(made.values())
         if not names:
             return
         future = next(pending)
@@ -174,10 +170,3 @@ def _result(future: Any) -> Any:
     if isinstance(error, KilledWorker):
         return BlockFailed(f"its workers died {error.allowed_failures + 1} times: {error.task}")
     raise error
-
-
-def box_of(text: str) -> Box:
-    """The box that `str(box)` wrote."""
-    bounds = [tuple(map(int, part.split(":"))) for part in text.split(",")]
-    (z0, z1), (y0, y1), (x0, x1) = bounds
-    return Box((z0, y0, x0), (z1, y1, x1))

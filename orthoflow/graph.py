@@ -143,11 +143,12 @@ class LazyGraph:
     def arrays(self, wanted: Mapping[str, ArrayOfTasks]) -> dict[str, da.Array]:
         """Dask arrays over the collected tasks, one per name."""
         base = f"orthoflow-{self._run}"
-        common = HighLevelGraph.from_collections(base, self._tasks, dependencies=self._inputs)
+        inputs: list[Any] = self._inputs
+        common = HighLevelGraph.from_collections(base, self._tasks, dependencies=inputs)
         found = {}
         for name, (keys, chunks, dtype) in wanted.items():
             layer = f"{name}-{self._run}"
-            tasks = {(layer, *index): task for index, task in keys.items()}
+            tasks: dict[Any, Any] = {(layer, *index): task for index, task in keys.items()}
             graph = HighLevelGraph(
                 {**common.layers, layer: tasks}, {**common.dependencies, layer: {base}}
             )

@@ -149,3 +149,13 @@ def test_notebooks_only_use_the_package(path):
 def test_tests_cannot_reach_the_network():
     with pytest.raises(PermissionError, match="may not connect"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+def test_a_missing_service_skips_here_and_fails_in_ci(require_service, monkeypatch):
+    require_service("object store", None)
+    monkeypatch.delenv("REQUIRE_SERVICES", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="object store: not installed"):
+        require_service("object store", "not installed")
+    monkeypatch.setenv("REQUIRE_SERVICES", "1")
+    with pytest.raises(pytest.fail.Exception, match="REQUIRE_SERVICES"):
+        require_service("object store", "not installed")

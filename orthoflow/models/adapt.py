@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -117,7 +118,10 @@ def _safetensors(source: Source, content: bytes) -> dict[str, torch.Tensor]:
 def _state(source: Source, content: bytes) -> dict[str, torch.Tensor]:
     """State dict of a checkpoint, with tensors and plain data only."""
     try:
-        loaded = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch wonders about pickles that it did not write; what they hold is checked below.
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(

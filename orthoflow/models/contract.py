@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +14,7 @@ import torch
 
 from orthoflow.errors import BadInput
 from orthoflow.models.card import Card, ModelRef, Normalization, Task
+from orthoflow.models.exact import FixedAlgorithm, can_fix_algorithm
 from orthoflow.models.fingerprint import module_digest
 from orthoflow.models.nets import UNet, folded
 
@@ -20,6 +23,8 @@ Layout = Literal["channels_last", "contiguous"]
 
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MEMORY = "memory"
+CPU_BATCH_PIXELS = 2**16
+"""Tiles of our nets that go through a CPU together: one of 256 x 256, four of 128 x 128."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,8 +58,15 @@ class Model:
         torch.Tensor
             (n, outputs, same spatial shape), float32, on the same device; no gradient.
         """
-        logits = self.raw(tiles)
-        return logits.float()  # type: ignore[attr-defined, no-any-return]  # checked once, at load
+        # On a CPU small batches are as fast or faster, and a foreign module may hold operations
+        # whose last bit depends on the batch: it sees one tile at a time.
+        together = len(tiles)
+        if self.device.type == "cpu":
+            own = isinstance(self.module, UNet) and can_fix_algorithm()
+            together = max(1, CPU_BATCH_PIXELS // math.prod(tiles.shape[2:])) if own else 1
+        parts = [self.raw(part) for part in torch.split(tiles, together)]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)  # type: ignore[arg-type]
+        return logits.float()  # type: ignore[attr-defined, no-any-return]  # checked at load
 
     def raw(self, tiles: torch.Tensor) -> object:
         """Whatever the module returns for `tiles`, in whatever dtype."""
@@ -65,7 +77,10 @@ class Model:
         dtype = torch.bfloat16 if cast else torch.float32
         tiles = tiles.to(dtype=dtype, memory_format=FORMATS[self.layout])
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=half and not cast)
-        with torch.no_grad(), mixed:
+        fixed = (
+            FixedAlgorithm() if self.device.type == "cpu" and can_fix_algorithm() else nullcontext()
+        )
+        with torch.no_grad(), mixed, fixed:
             return self.module(tiles)
 
     @classmethod
@@ -219,7 +234,9 @@ def _freeze(module: torch.nn.Module) -> None:
     # An exported program refuses eval(): it was exported in one mode.
     if not isinstance(module, torch.fx.GraphModule):
         module.eval()
-    module.requires_grad_(requires_grad=False)
+    # Not `module.requires_grad_`, which TorchScript lacks.
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature
 
 
 def _laid_out(model: Model) -> Model:

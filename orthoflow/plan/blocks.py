@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 _LONGEST_BLOCK = 512
 # As many blocks as keep a laptop's cores busy, where the volume has room for them.
 _ENOUGH_BLOCKS = 8
-# Blocks along each axis of a part: their sums are held until the neighbours are done.
-_PART = 2
+# Bytes of sums that the blocks of a part may hold until their neighbours are done, and how many
+# blocks at most: a part is what is lost when a worker dies.
+_PART_BYTES = 8 * 2**30
+_PART_BLOCKS = 64
 # Volume voxels per second and GPU above which computing a rim twice beats sending it.
 _FAST_NETWORK = 60e6
 # Network pixels of one batch: more does not help a CPU's cache and a GPU is full with it.
-_BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**22}
+_BATCH_PIXELS = {"cpu": 2**16, "cuda": 2**22}
 
 
 def cells(shape: Triple, size: Triple) -> Triple:
@@ -64,8 +66,21 @@ def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> T
         return (z, y, x)
     if card.speed is not None and card.speed / 3 >= _FAST_NETWORK:
         return (1, 1, 1)
-    z, y, x = (min(_PART, g) for g in grid)
-    return (z, y, x)
+    bytes_each = 3 * 4 * (1 if card.outputs <= 2 else card.outputs) * math.prod(block)
+    most = min(_PART_BLOCKS, max(1, _PART_BYTES // bytes_each))
+    sides = [1, 1, 1]
+    while True:
+        # The shortest side grows first: a cube has the fewest rims.
+        growing = [
+            axis
+            for axis in range(3)
+            if sides[axis] < grid[axis]
+            and math.prod(sides) // sides[axis] * min(2 * sides[axis], grid[axis]) <= most
+        ]
+        if not growing:
+            return (sides[0], sides[1], sides[2])
+        axis = min(growing, key=lambda a: sides[a] * block[a])
+        sides[axis] = min(2 * sides[axis], grid[axis])
 
 
 def _default_block(shape: Triple, unit: Triple) -> Triple:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from orthoflow.geometry.tiling import Tiling
     from orthoflow.models.card import Card
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -95,10 +97,10 @@ class Plan:
         return weighted(way.chosen, weighting, self.options.sigma_scale)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Precision of the network: what was asked for, bfloat16 on a GPU, float32 otherwise."""
         default = "bfloat16" if self.options.device.startswith("cuda") else "float32"
-        return self.options.precision or default
+        return cast("Precision", self.options.precision or default)
 
     @property
     def batch(self) -> int:

@@ -84,8 +84,8 @@ def paint(base: Picture, mask: npt.NDArray[np.bool_], colour: Colour, opacity: f
     return out
 
 
-def outline(labels: Plane, thickness: int = 1) -> npt.NDArray[np.bool_]:
-    """Pixels of a label within `thickness` of another label or of background, along an axis.
+def outline(labels: Plane, thickness: tuple[int, int] = (1, 1)) -> npt.NDArray[np.bool_]:
+    """Pixels of a label with another label or background within `thickness` rows or columns.
 
     The picture's own edge is no outline.
 
@@ -93,19 +93,17 @@ def outline(labels: Plane, thickness: int = 1) -> npt.NDArray[np.bool_]:
     array([[0, 1, 0, 1, 1]])
     """
     edge = np.zeros(labels.shape, bool)
-    for axis in (0, 1):
-        for shift in range(1, min(thickness, labels.shape[axis] - 1) + 1):
-            behind, ahead = (
-                np.moveaxis(labels, axis, 0)[:-shift],
-                np.moveaxis(labels, axis, 0)[shift:],
-            )
-            differs = behind != ahead
-            np.moveaxis(edge, axis, 0)[:-shift] |= differs
-            np.moveaxis(edge, axis, 0)[shift:] |= differs
-    return edge & (labels != 0)
+    for axis, most in enumerate(thickness):
+        values, marks = np.moveaxis(labels, axis, 0), np.moveaxis(edge, axis, 0)
+        for shift in range(1, min(most, len(values) - 1) + 1):
+            differs = values[:-shift] != values[shift:]
+            marks[:-shift] |= differs
+            marks[shift:] |= differs
+    edge &= labels != 0
+    return edge
 
 
-def with_classes(base: Picture, labels: Plane, thickness: int = 1) -> Picture:
+def with_classes(base: Picture, labels: Plane, thickness: tuple[int, int] = (1, 1)) -> Picture:
     """Labels as translucent colours with a firm outline over `base`; 0 is left as it is."""
     palette = np.array(CLASSES, np.float32)
     colours = palette[(labels.astype(np.int64) - 1) % len(palette)]
@@ -163,5 +161,6 @@ def shrink(picture: Picture, factors: tuple[int, int]) -> Picture:
         starts = np.arange(0, picture.shape[axis], factor)
         counts = np.diff(np.append(starts, picture.shape[axis])).astype(np.float32)
         sums = np.add.reduceat(picture, starts, axis=axis)
-        picture = sums / np.expand_dims(counts, tuple(i for i in range(3) if i != axis))
+        sums /= counts.reshape([-1 if i == axis else 1 for i in range(3)])
+        picture = sums
     return picture

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 FLATTEST = 1 / 5
-"""Least height of a picture, as a share of its width: a flatter plane is cropped along its columns."""
+"""Least height of a picture over its width: a flatter plane is cropped along its columns."""
 TALLEST = 1.5
-"""Greatest height of a picture, as a share of its width: a taller plane is cropped along its rows."""
+"""Greatest height of a picture over its width: a taller plane is cropped along its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Cut:
     crossing: tuple[int, int]
     """Row and column where the two other cuts pass."""
     origin: Triple = (0, 0, 0)
-    """Where the arrays lie in their volume; only what is written beside a picture counts from it."""
+    """Where the arrays lie in their volume; what is written beside a picture counts from it."""
 
     @property
     def stack_axis(self) -> str:
@@ -65,7 +65,8 @@ class Cut:
 
     def of(self, volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The window (rows, columns) out of a volume (z, y, x)."""
-        plane = np.moveaxis(volume, AXES.index(self.stack_axis), 0)[self.index]
+        axis = AXES.index(self.stack_axis)
+        plane: npt.NDArray[Any] = np.moveaxis(volume, axis, 0)[self.index]
         return plane[slice(*self.rows), slice(*self.columns)]
 
     def hidden(self) -> tuple[tuple[str, int, int], ...]:
@@ -101,20 +102,23 @@ def _fullest_along(weight: npt.NDArray[Any], axis: int) -> int:
 
 def orthogonal_cuts(
     shape: Triple,
-    centre: Triple,
+    guide: npt.NDArray[Any] | None,
     voxel_size: tuple[float, float, float] | None,
     origin: Triple = (0, 0, 0),
 ) -> tuple[Cut, ...]:
-    """The xy, xz and yz cut through `centre`, in this order.
+    """The xy, xz and yz cut where most is to be seen, in this order.
 
-    A cut that would be a line of voxels is left out, but one is always given: a volume of one plane
-    has its xy cut only. Planes flatter than `FLATTEST` or taller than `TALLEST` are cropped around
-    the centre. Without a voxel size voxels are cubes.
+    `guide` (z, y, x) says where that is: cuts go through its fullest planes, or through the middle
+    without one. A cut that would be a line of voxels is left out, but one is always given: a volume
+    of one plane has its xy cut only. Planes flatter than `FLATTEST` or taller than `TALLEST` are
+    cropped to where the guide changes most. Without a voxel size voxels are cubes.
     """
+    z, y, x = shape
+    centre = (z // 2, y // 2, x // 2) if guide is None else fullest(guide)
     size = (1.0, 1.0, 1.0) if voxel_size is None else voxel_size
     names = [name for name in ("xy", "xz", "yz") if min(_plane(ORIENTATIONS[name], shape)) > 1]
-    cuts = (_cut(ORIENTATIONS[name], shape, centre, size) for name in names or ["xy"])
-    return tuple(replace(cut, origin=origin) for cut in cuts)
+    whole = (_whole_cut(ORIENTATIONS[name], shape, centre, size) for name in names or ["xy"])
+    return tuple(replace(_cropped(cut, guide), origin=origin) for cut in whole)
 
 
 def _plane(orientation: Orientation, shape: Triple) -> tuple[int, int]:
@@ -122,34 +126,59 @@ def _plane(orientation: Orientation, shape: Triple) -> tuple[int, int]:
     return (rows, columns)
 
 
-def _cut(
-    orientation: Orientation, shape: Triple, centre: Triple, sizes: tuple[float, float, float]
+def _whole_cut(
+    orientation: Orientation, shape: Triple, centre: Triple, size: tuple[float, float, float]
 ) -> Cut:
     high, wide = _plane(orientation, shape)
     row, column = (centre[axis] for axis in orientation.plane)
-    pixel_high, pixel_wide = (sizes[axis] for axis in orientation.plane)
-    most_columns = math.ceil(high * pixel_high / FLATTEST / pixel_wide)
-    most_rows = math.ceil(wide * pixel_wide * TALLEST / pixel_high)
+    pixel_high, pixel_wide = (size[axis] for axis in orientation.plane)
     assert orientation.stack is not None
     return Cut(
         orientation=orientation,
         index=centre[orientation.stack],
-        rows=window(high, most_rows, row),
-        columns=window(wide, most_columns, column),
+        rows=(0, high),
+        columns=(0, wide),
         spacing=(pixel_high, pixel_wide),
         shape=(high, wide),
         crossing=(row, column),
     )
 
 
-def window(size: int, length: int, middle: int) -> tuple[int, int]:
-    """Half-open window of at most `length` voxels of an axis, around `middle` where it can be.
+def _cropped(cut: Cut, guide: npt.NDArray[Any] | None) -> Cut:
+    """The cut, its window neither too flat nor too tall; at most one side is cropped."""
+    (high, wide), (pixel_high, pixel_wide) = cut.shape, cut.spacing
+    if FLATTEST <= cut.aspect <= TALLEST:
+        return cut
+    plane = np.zeros(cut.shape) if guide is None else cut.of(guide)
+    changes = _changes(plane.astype(np.float32))
+    if cut.aspect < FLATTEST:
+        most = math.ceil(high * pixel_high / FLATTEST / pixel_wide)
+        return replace(cut, columns=fullest_window(changes.sum(0), most, cut.crossing[1]))
+    most = math.ceil(wide * pixel_wide * TALLEST / pixel_high)
+    return replace(cut, rows=fullest_window(changes.sum(1), most, cut.crossing[0]))
 
-    >>> window(100, 20, 50), window(100, 20, 3), window(100, 20, 99), window(10, 20, 5)
-    ((40, 60), (0, 20), (80, 100), (0, 10))
+
+def _changes(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How much each pixel differs from the one above and the one to its left."""
+    changes = np.zeros_like(plane)
+    changes[1:] += np.abs(np.diff(plane, axis=0))
+    changes[:, 1:] += np.abs(np.diff(plane, axis=1))
+    return changes
+
+
+def fullest_window(held: npt.NDArray[Any], length: int, middle: int) -> tuple[int, int]:
+    """Half-open window of at most `length` places that holds most; of equals the nearest `middle`.
+
+    >>> fullest_window(np.array([0, 1, 0, 0, 2, 1, 0]), 3, 0)
+    (3, 6)
+    >>> fullest_window(np.zeros(100), 20, 50), fullest_window(np.zeros(100), 20, 3)
+    ((40, 60), (0, 20))
     """
-    length = min(size, max(length, 1))
-    first = min(max(middle - length // 2, 0), size - length)
+    length = min(held.size, max(length, 1))
+    sums = np.concatenate([[0.0], np.cumsum(held, dtype=np.float64)])
+    inside = sums[length:] - sums[:-length]
+    starts = np.flatnonzero(inside == inside.max())
+    first = int(starts[np.argmin(np.abs(starts + length // 2 - middle))])
     return (first, first + length)
 
 

@@ -7,9 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from orthoflow.show.cuts import fullest, require_same_shape, require_volume
+from orthoflow.show.cuts import require_same_shape, require_volume
 from orthoflow.show.panels import (
     Scale,
     Scene,
@@ -20,6 +18,7 @@ from orthoflow.show.panels import (
     error_keys,
     image_column,
     make_scene,
+    share,
 )
 from orthoflow.show.png import require_writable, write_png
 from orthoflow.show.sheet import Column, draw
@@ -90,11 +89,11 @@ def overview(  # noqa: PLR0913 - everything a picture can show, by name
     single = {f"stacks[{name!r}]": labels for name, labels in (stacks or {}).items()}
     require_same_shape(image.shape, volumes | single)
 
-    centre = fullest((consensus if truth is None else truth) != 0)
-    scene = make_scene(image, centre, Scale(voxel_size, unit))
+    guide = (consensus if truth is None else truth) != 0
+    scene = make_scene(image, guide, Scale(voxel_size, unit))
     columns = [image_column(scene)]
     if truth is not None:
-        columns.append(class_column(scene, "truth", truth))
+        columns.append(class_column(scene, "truth", truth, share(truth)))
     columns += _opinions(scene, _verdicts(consensus, stacks or {}, truth, scores or {}), truth)
     if disagreement is not None:
         columns.append(dissent_column(scene, disagreement))
@@ -107,7 +106,7 @@ def chosen(
     """Name of the orientation to show, and why it ("worst" or "first")."""
     known = {name: scores[name] for name in stacks if math.isfinite(scores.get(name, math.nan))}
     if not known and truth is not None:
-        known = {name: -np.count_nonzero(labels != truth) for name, labels in stacks.items()}
+        known = {name: -float((labels != truth).sum()) for name, labels in stacks.items()}
     if known:
         return min(known, key=lambda name: known[name]), "worst"
     return next(iter(stacks)), "first"
@@ -124,9 +123,10 @@ def _verdicts(
     if stacks:
         name, why = chosen(stacks, truth, scores)
         place = [f"{why} of {len(stacks)}"] if len(stacks) > 1 else []
-        note = ", ".join(_score(scores, name) + place)
+        note = ", ".join((_score(scores, name) or [share(stacks[name])]) + place)
         verdicts.append(_Verdict(f"{name} alone", stacks[name], note))
-    return [*verdicts, _Verdict(CONSENSUS, consensus, "".join(_score(scores, CONSENSUS)))]
+    note = "".join(_score(scores, CONSENSUS)) or share(consensus)
+    return [*verdicts, _Verdict(CONSENSUS, consensus, note)]
 
 
 def _score(scores: Mapping[str, float], name: str) -> list[str]:

@@ -41,24 +41,29 @@ class Scene:
     cuts: tuple[Cut, ...]
     bases: tuple[Picture, ...]
     bars: tuple[ScaleBar, ...]
+    size: str
+    """Voxels of the volume, in words."""
 
 
-def make_scene(image: Volume, centre: Triple, scale: Scale, origin: Triple = (0, 0, 0)) -> Scene:
-    """Cut `image` (z, y, x) through `centre`; one contrast for all cuts."""
+def make_scene(
+    image: Volume, guide: Volume | None, scale: Scale, origin: Triple = (0, 0, 0)
+) -> Scene:
+    """Cut `image` (z, y, x) where `guide` shows most; one contrast for all cuts."""
     z, y, x = image.shape
-    cuts = orthogonal_cuts((z, y, x), centre, scale.voxel_size, origin)
+    cuts = orthogonal_cuts((z, y, x), guide, scale.voxel_size, origin)
     contrast = colours.contrast(image)
     return Scene(
         cuts,
         tuple(colours.grey(cut.of(image), contrast) for cut in cuts),
         tuple(scale_bar(cut, scale.unit) for cut in cuts),
+        f"{z:,} \u00d7 {y:,} \u00d7 {x:,}",
     )
 
 
 def image_column(scene: Scene) -> Column:
     """The image alone."""
     keys = (Key("the other cuts", (MARK,)),) if len(scene.cuts) > 1 else ()
-    return Column("image", scene.bases, keys=keys)
+    return Column("image", scene.bases, scene.size, keys=keys)
 
 
 def class_column(scene: Scene, heading: str, labels: Volume, note: str = "") -> Column:
@@ -67,7 +72,7 @@ def class_column(scene: Scene, heading: str, labels: Volume, note: str = "") -> 
         colours.with_classes(base, cut.of(labels), _thickness(cut))
         for cut, base in zip(scene.cuts, scene.bases, strict=True)
     )
-    return Column(heading, tuple(pictures), note, keys=_class_keys(labels))
+    return Column(heading, tuple(pictures), note, keys=_class_keys(scene, labels))
 
 
 def error_column(
@@ -79,7 +84,9 @@ def error_column(
         colours.with_errors(base, *plane) for base, plane in zip(scene.bases, planes, strict=True)
     )
     wrong = (np.count_nonzero(said != true) for said, true in planes)
-    return Column(heading, tuple(pictures), note, captions=tuple(f"{n:,} wrong" for n in wrong))
+    return Column(
+        heading, tuple(pictures), note, captions=tuple(f"{n:,} voxels wrong" for n in wrong)
+    )
 
 
 def error_keys(labels: Volume, truth: Volume) -> tuple[Key, ...]:
@@ -100,31 +107,45 @@ def dissent_column(scene: Scene, disagreement: Volume) -> Column:
         colours.with_dissent(base, cut.of(disagreement))
         for cut, base in zip(scene.cuts, scene.bases, strict=True)
     )
-    most = min(max(1, int(disagreement.max())), len(colours.DISSENT))
-    names = ["1 dissents", "2", "3 or more" if disagreement.max() > 3 else "3"]
-    keys = (Key(name, (colour,)) for name, colour in zip(names, colours.DISSENT, strict=True))
-    return Column("disagreement", tuple(pictures), keys=tuple(keys)[:most])
+    most = int(np.clip(disagreement.max(), 1, len(colours.DISSENT)))
+    names = [["one orientation dissents"], ["one", "two dissent"], ["one", "two", "three dissent"]]
+    keys = (Key(n, (colour,)) for n, colour in zip(names[most - 1], colours.DISSENT, strict=False))
+    return Column("disagreement", tuple(pictures), share(disagreement), keys=tuple(keys))
+
+
+def share(labels: Volume) -> str:
+    """How much of a volume is not 0, in words.
+
+    >>> share(np.array([0, 0, 0, 2])), share(np.array([0])), share(np.ones(3))
+    ('25 % of voxels', '0 % of voxels', '100 % of voxels')
+    """
+    part = 100 * np.count_nonzero(labels) / labels.size
+    return f"{part:.2g} % of voxels" if part < 99.5 else f"{part:.3g} % of voxels"
 
 
 def probability_column(scene: Scene, probability: Volume) -> Column:
     """Probability of the foreground as a heat map."""
     pictures = tuple(colours.heat(cut.of(probability)) for cut in scene.cuts)
-    return Column("probability", pictures, keys=(Key("0 to 1", colours.RAMP),))
+    return Column("probability", pictures, "of the foreground", keys=(Key("0 to 1", colours.RAMP),))
 
 
-def _class_keys(labels: Volume) -> tuple[Key, ...]:
-    """Classes by number while the palette lasts; the only one needs no name."""
-    present = np.unique(labels)
+def _class_keys(scene: Scene, labels: Volume) -> tuple[Key, ...]:
+    """Classes in the cuts by number while the palette lasts; the only one needs no name."""
+    present = np.unique(np.concatenate([cut.of(labels).ravel() for cut in scene.cuts]))
     present = present[present != 0]
-    if len(present) == 0:
-        return (Key("no voxel is labelled", (colours.CORRECT,)),)
-    if len(present) == 1:
+    if len(present) < 2:
         return ()
     if present.max() > len(colours.CLASSES):
-        return (Key(f"{len(present):,} labels", colours.CLASSES),)
+        return (Key(f"{len(present):,} labels here", colours.CLASSES),)
     return tuple(Key(str(n), (colours.CLASSES[n - 1],)) for n in present.tolist())
 
 
-def _thickness(cut: Cut) -> int:
-    """Pixels of an outline, so that it survives a large plane's reduction."""
-    return max(1, round(max(cut.rows[1] - cut.rows[0], cut.columns[1] - cut.columns[0]) / 450))
+def _thickness(cut: Cut) -> tuple[int, int]:
+    """Pixels of an outline along rows and columns, so that a large plane's survives reduction.
+
+    About as wide both ways; none along an axis whose pixels are too long for a line.
+    """
+    pixels = max(1, round(max(cut.rows[1] - cut.rows[0], cut.columns[1] - cut.columns[0]) / 450))
+    finest = min(cut.spacing)
+    down, across = (round(pixels * finest / side) for side in cut.spacing)
+    return (down, across)

@@ -1,4 +1,4 @@
-"""Pixels to a PNG file: small, the same bytes for the same pixels, and there whole or not at all."""
+"""Pixels to a PNG file: small, the same bytes for the same pixels, there whole or not at all."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def with_shades(pixels: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint
     """
     top = 2**bits - 1
     level = np.rint(pixels.astype(np.float32) * (top / 255))
-    return np.rint(level * (255 / top)).astype(np.uint8)
+    shades: npt.NDArray[np.uint8] = np.rint(level * (255 / top)).astype(np.uint8)
+    return shades
 
 
 def encode(pixels: npt.NDArray[np.uint8]) -> bytes:

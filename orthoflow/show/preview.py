@@ -6,7 +6,7 @@ import os
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import AXES, Box, Triple
-from orthoflow.show.cuts import fullest, require_same_shape, require_volume
+from orthoflow.show.cuts import require_same_shape, require_volume
 from orthoflow.show.panels import (
     Scale,
     Volume,
@@ -15,6 +15,7 @@ from orthoflow.show.panels import (
     image_column,
     make_scene,
     probability_column,
+    share,
 )
 from orthoflow.show.png import require_writable, write_png
 from orthoflow.show.sheet import draw
@@ -71,10 +72,10 @@ def preview(  # noqa: PLR0913 - everything a picture can show, by name
     require_same_shape(image.shape, volumes)
     origin = (0, 0, 0) if box is None else _origin(box, image)
 
-    scene = make_scene(image, _centre(image, labels, probability), Scale(voxel_size, unit), origin)
+    scene = make_scene(image, _guide(labels, probability), Scale(voxel_size, unit), origin)
     columns = [image_column(scene)]
     if labels is not None:
-        columns.append(class_column(scene, "labels", labels))
+        columns.append(class_column(scene, "labels", labels, share(labels)))
     if probability is not None:
         columns.append(probability_column(scene, probability))
     if disagreement is not None:
@@ -92,13 +93,11 @@ def _origin(box: Box, image: Volume) -> Triple:
     return box.start
 
 
-def _centre(image: Volume, labels: Volume | None, probability: Volume | None) -> Triple:
+def _guide(labels: Volume | None, probability: Volume | None) -> Volume | None:
+    """Where most is to be seen."""
     if labels is not None and labels.any():
-        return fullest(labels != 0)
-    if probability is not None:
-        return fullest(probability)
-    z, y, x = (size // 2 for size in image.shape)
-    return (z, y, x)
+        return labels != 0
+    return probability
 
 
 def _bounds(box: Box) -> str:

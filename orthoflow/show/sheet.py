@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -25,17 +24,18 @@ from orthoflow.show.scale import ScaleBar
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from matplotlib.axes import Axes
 
 SHEET_WIDTH = 2000
 """Pixels; sheets of few columns are narrower, so that pictures stay below `PICTURE_WIDTH`."""
 PICTURE_WIDTH = 760
 PICTURES_HEIGHT = 1500
 """Most pixels that all rows may take together."""
-MARK: Colour = (1.0, 0.85, 0.25)
+MARK: Colour = (0.45, 0.95, 1.0)
 """Marks that show where the other cuts pass."""
 
 _MARGIN, _GAP, _GUTTER = 16, 12, 122
-_TITLE, _HEADING, _NOTE, _LABEL, _SMALL = 34, 28, 23, 22, 20
+_TITLE, _HEADING, _NOTE, _LABEL, _SMALL, _FINE = 34, 28, 23, 22, 20, 18
 _DPI = 100
 _FAMILY = "DejaVu Sans"
 
@@ -122,7 +122,7 @@ def draw(
     bars: Sequence[ScaleBar],
     title: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """The sheet as RGB (rows, columns, 3): a row for every cut, a scale bar in its first picture."""
+    """The sheet as RGB (rows, columns, 3): a row a cut, a scale bar in its first picture."""
     plain = _lay_out(columns, cuts, title, key_lines=0)
     lines = max(len(_key_lines(c, plain.pictures[0][0].width)) for c in columns)
     layout = _lay_out(columns, cuts, title, key_lines=lines)
@@ -134,7 +134,8 @@ def draw(
         for column, rect in zip(columns, rects, strict=True):
             axes = sheet.picture(rect, column.pictures[row])
             if column is columns[0]:
-                _mark_crossing(axes, cut, rect)
+                if len(cuts) > 1:
+                    _mark_crossing(axes, cut, rect)
                 _scale_bar(axes, bars[row], rect)
             if column.captions:
                 _caption(axes, column.captions[row], rect)
@@ -206,8 +207,9 @@ class _Sheet:
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """What was drawn, RGB."""
-        self._canvas.draw()
-        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+        self._canvas.draw()  # type: ignore[no-untyped-call]
+        drawn = np.asarray(self._canvas.buffer_rgba(), np.uint8)  # type: ignore[no-untyped-call]
+        return drawn[..., :3].copy()
 
     def _axes(self, rect: Rect) -> Axes:
         wide, high = self.layout.width, self.layout.height
@@ -244,27 +246,27 @@ def _head(sheet: _Sheet, column: Column, rect: Rect) -> None:
 def _label_row(sheet: _Sheet, cut: Cut, rect: Rect) -> None:
     """Orientation, plane, and the window where the plane is shown in part."""
     lines = [(f"{cut.stack_axis} = {cut.place}", _LABEL)]
-    lines += [(f"{axis} {lo}\u2013{hi}", _SMALL) for axis, lo, hi in cut.hidden()]
-    top, room = rect.top, _GUTTER - _GAP
+    lines += [(f"{axis} {lo}\u2013{hi}", _FINE) for axis, lo, hi in cut.hidden()]
+    top, room = rect.top - 4, _GUTTER - _GAP  # -4: capitals level with the picture's edge
     sheet.text(_MARGIN, top, cut.orientation.name, _HEADING, bold=True, room=room)
-    top += round(1.2 * _HEADING)
+    top += round(1.15 * _HEADING)
     for text, size in lines:
         sheet.text(_MARGIN, top, text, size, room=room)
-        top += round(1.2 * size)
+        top += round(1.15 * size)
 
 
 def _mark_crossing(axes: Axes, cut: Cut, rect: Rect) -> None:
-    """Short marks at the border where the two other cuts pass."""
+    """Short marks at the border where the two other cuts pass, if they pass the window."""
     length = min(16, rect.height // 5)
-    rows, columns = cut.rows[1] - cut.rows[0], cut.columns[1] - cut.columns[0]
-    down = (cut.crossing[0] - cut.rows[0] + 0.5) / rows * rect.height
-    right = (cut.crossing[1] - cut.columns[0] + 0.5) / columns * rect.width
-    marks = [
-        ((right, right), (0, length)),
-        ((right, right), (rect.height - length, rect.height)),
-        ((0, length), (down, down)),
-        ((rect.width - length, rect.width), (down, down)),
-    ]
+    down = _along(cut.crossing[0], cut.rows, rect.height)
+    right = _along(cut.crossing[1], cut.columns, rect.width)
+    marks: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    if right is not None:
+        ends = ((0, length), (rect.height - length, rect.height))
+        marks += [((right, right), end) for end in ends]
+    if down is not None:
+        ends = ((0, length), (rect.width - length, rect.width))
+        marks += [(end, (down, down)) for end in ends]
     for across, along in marks:
         axes.plot(across, along, color="black", linewidth=3.6, solid_capstyle="butt")
         axes.plot(across, along, color=MARK, linewidth=2.0, solid_capstyle="butt")
@@ -272,12 +274,18 @@ def _mark_crossing(axes: Axes, cut: Cut, rect: Rect) -> None:
     axes.set_ylim(rect.height, 0)
 
 
+def _along(place: int, window: tuple[int, int], length: int) -> float | None:
+    """Where the middle of a voxel lies on a side of `length` pixels; None outside the window."""
+    first, end = window
+    return (place - first + 0.5) / (end - first) * length if first <= place < end else None
+
+
 def _scale_bar(axes: Axes, bar: ScaleBar, rect: Rect) -> None:
     long, thick, inset = bar.share * rect.width, 6, 12
     left, top = rect.width - inset - long, rect.height - inset - thick
-    axes.add_patch(
-        Rectangle((left, top), long, thick, facecolor="white", edgecolor="black", linewidth=0.8)
-    )
+    white_bar = Rectangle((left, top), long, thick, facecolor="white", edgecolor="black")
+    white_bar.set(linewidth=0.8, zorder=3)  # above the marks
+    axes.add_patch(white_bar)
     axes.text(
         left + long,
         top - 5,
@@ -338,6 +346,6 @@ def _keys(sheet: _Sheet, column: Column, rect: Rect) -> None:
             wide = _swatch_width(key)
             sheet.swatch(Rect(left, top, wide, _SMALL), key.colours)
             room = text_width(key.text, _SMALL)
-            sheet.text(left + wide + 8, top - 2, key.text, _SMALL, room=room)
+            sheet.text(left + wide + 8, top, key.text, _SMALL, room=room)
             left += _key_width(key) + _SMALL
         top += _line()

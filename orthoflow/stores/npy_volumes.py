@@ -89,6 +89,8 @@ def _rows(
     fs, path = place.filesystem()
     start, stop = header.offset + first * row, header.offset + last * row
     content = fs.cat_file(path, start=start, end=stop) if stop > start else b""
+    if len(content) > stop - start:  # a web server without ranges sends all of it
+        content = content[start:stop]
     values = np.frombuffer(content, header.dtype).reshape(-1, *shape[1:])
     return values[(slice(None), *index[1:])]
 

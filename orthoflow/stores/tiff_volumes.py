@@ -171,19 +171,23 @@ def _open(place: Location) -> Iterator[tifffile.TiffFile]:
     """
     import tifffile  # noqa: PLC0415 - 0.1 s
 
-    with refusals(place, "read"), _ErrorLog() as log, _bytes_of(place) as source:
-        try:
-            with tifffile.TiffFile(source, name=place.name) as file:
-                pages = len(file.pages)
-                if log.errors or not pages or not file.series:
-                    raise BadInput(
-                        f"{place} is damaged or cut off: {'; '.join(log.errors) or 'no pages'}"
-                    )
-                yield file
-        except FileNotFoundError as error:
-            raise BadInput(f"no file at {place}") from error
-        except tifffile.TiffFileError as error:
-            raise BadInput(f"{place} is not a readable TIFF: {error}") from error
+    try:
+        with (
+            refusals(place, "read"),
+            _ErrorLog() as log,
+            _bytes_of(place) as source,
+            tifffile.TiffFile(source, name=place.name) as file,
+        ):
+            pages = len(file.pages)
+            if log.errors or not pages or not file.series:
+                raise BadInput(
+                    f"{place} is damaged or cut off: {'; '.join(log.errors) or 'no pages'}"
+                )
+            yield file
+    except FileNotFoundError as error:
+        raise BadInput(f"no file at {place}") from error
+    except tifffile.TiffFileError as error:
+        raise BadInput(f"{place} is not a readable TIFF: {error}") from error
 
 
 @contextmanager

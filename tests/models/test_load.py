@@ -23,6 +23,7 @@ from orthoflow.models.contract import Model
 from orthoflow.models.load import load_model, resolve_device, save_model
 from orthoflow.models.nets import UNet
 from orthoflow.models.source import card_of, ref_of, sha256
+from orthoflow.training.synthetic import make_volume
 
 TILES = torch.rand((2, 1, 32, 32), generator=torch.Generator().manual_seed(0))
 CARD = Card("small", outputs=2, divisor=4)
@@ -96,10 +97,11 @@ def test_threads_that_ask_at_once_get_one_model(folder):
     assert len({id(model) for model in found}) == 1
 
 
-def test_a_model_that_changed_since_the_plan_is_refused(folder):
+def test_a_model_that_changed_since_the_plan_is_refused(tmp_path):
+    folder = tmp_path / "other"
+    save_model(folder, UNet(outputs=2, base=4, depth=2), CARD)
     ref = ref_of(folder)
-    card = card_of(folder)
-    write_card(folder / CARD_FILE, card.replace(normalization=card.normalization, stride=8))
+    write_card(folder / CARD_FILE, card_of(folder).replace(stride=8))
     with pytest.raises(BadInput, match="not the one that was planned with"):
         load_model(ref)
 
@@ -133,11 +135,12 @@ def test_the_bundled_model_knows_cells():
     model = load_model("demo:semantic")
     assert model.card.normalization.method == "percentile"
     assert (model.card.outputs, model.card.divisor) == (2, 8)
-    tile = torch.zeros(1, 1, 64, 64)
-    tile[..., 20:44, 20:44] = 1.0
-    found = model(tile).argmax(1)[0]
-    assert found[32, 32] == 1
-    assert found[:8].sum() == 0
+    volume = make_volume((16, 128, 128), seed=301)
+    low, high = np.percentile(volume.image, [1, 99])
+    plane = (volume.image[8].astype(np.float32) - low) / (high - low)
+    found = model(torch.from_numpy(plane.astype(np.float32))[None, None])[0].argmax(0).numpy() > 0
+    truth = volume.labels[8] > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
     weights = sources.BUNDLED / "demo-semantic" / WEIGHTS_FILE
     assert weights.stat().st_size < 2_000_000
 
@@ -293,7 +296,9 @@ def package(tmp_path, monkeypatch):
     """A package whose import leaves a trace."""
     folder = tmp_path / "nets_of_a_user"
     folder.mkdir()
-    (folder / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    (folder / "__init__.py").write_text(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'imported')!r}).touch()\n"
+    )
     (folder / "small.py").write_text(
         textwrap.dedent("""
         import torch

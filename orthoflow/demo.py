@@ -1,0 +1,136 @@
+"""The main job on a synthetic volume whose truth is known."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.box import Box, Triple
+from orthoflow.geometry.levels import pyramid_levels
+from orthoflow.geometry.output import ArraySpec, OutputSpec
+from orthoflow.pipeline import run
+from orthoflow.show import overview
+from orthoflow.stores.ome import create_output, read_level, write_box
+from orthoflow.stores.pyramid import build_level_box, level_boxes
+from orthoflow.training.synthetic import make_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from orthoflow.driver import Progress
+
+MODEL = "demo:semantic"
+_CHUNK = (48, 128, 128)
+# Four blocks: two for each of two cores.
+_BLOCK = 128
+_MADE = ("volume.zarr", "segmented.zarr", "overview.png")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """Where everything is, and how well it went."""
+
+    volume: Path
+    output: Path
+    picture: Path
+    scores: dict[str, dict[str, float]]
+    """Dice and IoU of each orientation alone and of the consensus."""
+    report: dict[str, Any]
+
+
+def run_demo(
+    folder: Path,
+    *,
+    shape: Triple = (96, 256, 256),
+    seed: int = 0,
+    workers: int | None = None,
+    say: Callable[[str], None],
+    progress: Callable[[Progress], None] | None = None,
+) -> DemoResult:
+    """Make a volume, segment it on a local Dask cluster, compare it with the truth, draw it."""
+    _make_room(folder)
+    made = make_volume(shape=shape, seed=seed)
+    truth = (made.labels > 0).astype(np.uint8)
+    volume, output, picture = (
+        folder / n for n in ("volume.zarr", "segmented.zarr", "overview.png")
+    )
+    say(f"volume: {' x '.join(map(str, shape))} voxels of touching cells -> {volume}")
+    write_volume(volume, made.image, truth, made.voxel_size)
+    say(f"run: {MODEL} in planes xy, xz and yz on a local Dask cluster -> {output}")
+    report = run(
+        volume,
+        output,
+        model=MODEL,
+        cluster="processes",
+        workers=workers,
+        block=_BLOCK,
+        output="both",
+        disagreement=True,
+        keep_stacks=True,
+        progress=progress,
+    )
+    stacks = {name: read_level(output, f"stacks/{name}", 0) for name in ("xy", "xz", "yz")}
+    consensus = read_level(output, "labels/segmentation", 0)
+    answers = {**stacks, "consensus": consensus}
+    scores = {name: overlap_scores(labels, truth) for name, labels in answers.items()}
+    overview(
+        picture,
+        made.image,
+        truth=truth,
+        stacks=stacks,
+        consensus=consensus,
+        disagreement=read_level(output, "disagreement", 0),
+        voxel_size=made.voxel_size,
+        unit="micrometer",
+        scores={name: both["dice"] for name, both in scores.items()},
+    )
+    return DemoResult(volume, output, picture, scores, report)
+
+
+def overlap_scores(labels: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> dict[str, float]:
+    """Dice = 2 |A and B| / (|A| + |B|) and IoU = |A and B| / |A or B| of two masks."""
+    both = int(np.count_nonzero((labels > 0) & (truth > 0)))
+    sizes = int(np.count_nonzero(labels)) + int(np.count_nonzero(truth))
+    return {"dice": 2 * both / max(1, sizes), "iou": both / max(1, sizes - both)}
+
+
+def write_volume(
+    path: Path,
+    image: npt.NDArray[np.generic],
+    truth: npt.NDArray[np.generic],
+    voxel_size: tuple[float, float, float],
+) -> None:
+    """An image and its truth as OME-Zarr, with pyramids."""
+    levels = pyramid_levels(image.shape, voxel_size, _CHUNK, _CHUNK)
+    arrays = (
+        ArraySpec("", "image", str(image.dtype), 0, levels),
+        ArraySpec("labels/truth", "labels", str(truth.dtype), 0, levels),
+    )
+    spec = OutputSpec(arrays, "0.5", voxel_size, "micrometer", (0.0, 0.0, 0.0), compression=1)
+    create_output(path, spec, {"made_by": "orthoflow demo"})
+    for array, voxels in zip(arrays, (image, truth), strict=True):
+        write_box(path, array.path, 0, Box.whole(levels[0].shape), voxels)
+        for number, level in enumerate(levels[1:], start=1):
+            for box in level_boxes(level):
+                build_level_box(path, array.path, number, box)
+
+
+def _make_room(folder: Path) -> None:
+    """An empty folder, or the one of an earlier demo emptied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted({entry.name for entry in folder.iterdir()} - set(_MADE))
+    if others:
+        raise BadInput(f"folder {folder} holds {others[0]}; the demo wants a folder of its own")
+    for name in _MADE:
+        entry = folder / name
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
