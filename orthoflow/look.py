@@ -40,7 +40,9 @@ def look(
     region = region_around(centre, size, source.facts.shape)
     began = time.perf_counter()
     wanted = ("labels", "probabilities", "disagreement")
-    plan, lazy = block_results(source, model, {**options, "roi": str(region)}, wanted)
+    # Everything is looked at, so nothing needs to stand alone: the planner may join blocks.
+    options = {"part": None, **options, "roi": str(region)}
+    plan, lazy = block_results(source, model, options, wanted)
     import dask  # noqa: PLC0415 - slow to import
 
     labels, chances, against = dask.compute(*(lazy[name] for name in wanted))

@@ -109,7 +109,9 @@ def rectangle_side(size: int, *, limit: int, divisor: int, overlap: float) -> in
         raise BadInput(f"a patch side of at most {limit} holds no multiple of divisor {divisor}")
     count = 1
     while True:
-        side = math.ceil(size / (1 + (count - 1) * (1 - overlap)) / divisor) * divisor
+        # Forgives sums such as 1 + 3 * 0.95 that are not quite 3.85 in binary.
+        exact = size / (1 + (count - 1) * (1 - overlap)) / divisor
+        side = math.ceil(exact - 1e-9) * divisor
         if side <= limit // divisor * divisor:
             return side
         count += 1

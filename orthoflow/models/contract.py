@@ -75,7 +75,8 @@ class Model:
         half = self.precision == "bfloat16"
         cast = half and isinstance(self.module, UNet)
         dtype = torch.bfloat16 if cast else torch.float32
-        tiles = tiles.to(dtype=dtype, memory_format=FORMATS[self.layout])
+        # `contiguous` and not `to`: one channel is in both formats at once, and `to` copies it.
+        tiles = tiles.to(dtype).contiguous(memory_format=FORMATS[self.layout])
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=half and not cast)
         fixed = (
             FixedAlgorithm() if self.device.type == "cpu" and can_fix_algorithm() else nullcontext()

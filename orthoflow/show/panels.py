@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -56,7 +57,7 @@ def make_scene(
         cuts,
         tuple(colours.grey(cut.of(image), contrast) for cut in cuts),
         tuple(scale_bar(cut, scale.unit) for cut in cuts),
-        f"{z:,} \u00d7 {y:,} \u00d7 {x:,}",
+        f"{z} \u00d7 {y} \u00d7 {x}",
     )
 
 
@@ -85,7 +86,10 @@ def error_column(
     )
     wrong = (np.count_nonzero(said != true) for said, true in planes)
     return Column(
-        heading, tuple(pictures), note, captions=tuple(f"{n:,} voxels wrong" for n in wrong)
+        heading,
+        tuple(pictures),
+        note,
+        captions=tuple(f"{n:,} {'voxel' if n == 1 else 'voxels'} wrong" for n in wrong),
     )
 
 
@@ -120,7 +124,10 @@ def share(labels: Volume) -> str:
     ('25 % of voxels', '0 % of voxels', '100 % of voxels')
     """
     part = 100 * np.count_nonzero(labels) / labels.size
-    return f"{part:.2g} % of voxels" if part < 99.5 else f"{part:.3g} % of voxels"
+    # Two digits of what is, or of what is missing: 99.99 % is not 100 %.
+    nearest = min(part, 100 - part)
+    digits = 0 if nearest == 0 else max(0, 1 - math.floor(math.log10(nearest)))
+    return f"{round(part, digits):g} % of voxels"
 
 
 def probability_column(scene: Scene, probability: Volume) -> Column:

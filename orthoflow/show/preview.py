@@ -96,7 +96,8 @@ def _origin(box: Box, image: Volume) -> Triple:
 def _guide(labels: Volume | None, probability: Volume | None) -> Volume | None:
     """Where most is to be seen."""
     if labels is not None and labels.any():
-        return labels != 0
+        foreground: Volume = labels != 0
+        return foreground
     return probability
 
 

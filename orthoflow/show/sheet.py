@@ -36,6 +36,7 @@ MARK: Colour = (0.45, 0.95, 1.0)
 
 _MARGIN, _GAP, _GUTTER = 16, 12, 122
 _TITLE, _HEADING, _NOTE, _LABEL, _SMALL, _FINE = 34, 28, 23, 22, 20, 18
+_CAPTIONED = 100  # a caption would hide much of a flatter picture
 _DPI = 100
 _FAMILY = "DejaVu Sans"
 
@@ -137,7 +138,7 @@ def draw(
                 if len(cuts) > 1:
                     _mark_crossing(axes, cut, rect)
                 _scale_bar(axes, bars[row], rect)
-            if column.captions:
+            if column.captions and rect.height >= _CAPTIONED:
                 _caption(axes, column.captions[row], rect)
     for column, rect in zip(columns, layout.pictures[0], strict=True):
         _head(sheet, column, rect)
@@ -230,9 +231,9 @@ def text_width(text: str, size: int, *, bold: bool = False) -> int:
     """Pixels that a line of text takes."""
     if not text:
         return 0
-    return math.ceil(
-        TextPath((0, 0), text, size=size, prop=_font(size, bold=bold)).get_extents().x1
-    )
+    path = TextPath((0, 0), text, size=size, prop=_font(size, bold=bold))
+    width: float = path.get_extents().x1
+    return math.ceil(width)
 
 
 def _head(sheet: _Sheet, column: Column, rect: Rect) -> None:

@@ -233,11 +233,12 @@ def _kind(place: Location) -> Kind:
     name = place.name.lower()
     if name.endswith(".npy"):
         return "npy"
-    if is_tiff(name) and not plane_names(place):
+    listable = place.protocol not in {"http", "https"}
+    if is_tiff(name) and not (listable and plane_names(place)):
         return "tiff"
     if "?" not in place.url and read_node(place) is not None:
         return "zarr"
-    if place.protocol not in {"http", "https"} and plane_names(place):
+    if listable and plane_names(place):
         return "tiff_folder"
     held = ""
     if place.is_local and read_object(place, limit=2**62) is not None:

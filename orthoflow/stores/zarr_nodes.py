@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from orthoflow.errors import BadInput
+from orthoflow.errors import BadInput, StoreRefused
 from orthoflow.stores.formats import check_limits
 from orthoflow.stores.objects import list_names, read_json
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
     from orthoflow.stores.urls import Location
 
-_DOCUMENTS: tuple[tuple[Literal["array", "group"], str], ...] = (
-    ("array", ".zarray"),
-    ("group", ".zgroup"),
-)
+_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 _MAX_AXES = 16
 _MAX_CHUNKS_IN_SHARD = 2**24
 
@@ -62,22 +59,22 @@ class Layout:
 
 
 def read_node(place: Location) -> Node | None:
-    """Group or array at `place`, of Zarr v3 or v2; None where there is neither."""
-    document = read_json(place.child("zarr.json"))
-    if document is not None:
-        kind = document.get("node_type")
-        if document.get("zarr_format") != 3 or kind not in {"array", "group"}:
-            raise BadInput(
-                f"{place}/zarr.json states zarr_format {document.get('zarr_format')!r} and "
-                f"node_type {kind!r}; expected 3 and 'array' or 'group'"
-            )
-        return Node(place, 3, kind, document, _dict(document, "attributes", f"{place}/zarr.json"))
-    for kind, name in _DOCUMENTS:
-        document = read_json(place.child(name))
+    """Group or array at `place`, of Zarr v3 or v2; None where there is neither.
+
+    A bucket that may not be listed says "forbidden" of an object that is not there, so a refusal
+    counts only if no other document is found.
+    """
+    refused: StoreRefused | None = None
+    for name in _DOCUMENTS:
+        try:
+            document = read_json(place.child(name))
+        except StoreRefused as error:
+            refused = refused or error
+            continue
         if document is not None:
-            if document.get("zarr_format") != 2:
-                raise BadInput(f"{place}/{name} does not state zarr_format 2")
-            return Node(place, 2, kind, document, read_json(place.child(".zattrs")) or {})
+            return _node(place, name, document)
+    if refused is not None:
+        raise refused
     return None
 
 
@@ -128,6 +125,24 @@ def documents_errors(node: Node) -> Iterator[None]:
         if isinstance(error, KeyError):
             reason = f"{error} is missing or unknown"
         raise BadInput(f"{node.named} cannot be used: {reason}") from error
+
+
+def _node(place: Location, name: str, document: dict[str, Any]) -> Node:
+    if name == "zarr.json":
+        kind = document.get("node_type")
+        if document.get("zarr_format") != 3 or kind not in {"array", "group"}:
+            raise BadInput(
+                f"{place}/{name} states zarr_format {document.get('zarr_format')!r} and "
+                f"node_type {kind!r}; expected 3 and 'array' or 'group'"
+            )
+        return Node(place, 3, kind, document, _dict(document, "attributes", f"{place}/{name}"))
+    if document.get("zarr_format") != 2:
+        raise BadInput(f"{place}/{name} does not state zarr_format 2")
+    try:
+        attributes = read_json(place.child(".zattrs")) or {}
+    except StoreRefused:  # forbidden stands for absent here, as in `read_node`
+        attributes = {}
+    return Node(place, 2, "array" if name == ".zarray" else "group", document, attributes)
 
 
 def _layout_v3(node: Node) -> Layout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from orthoflow.errors import BadInput
+from orthoflow.errors import BadInput, StoreRefused
 from orthoflow.stores.formats import Stored
 from orthoflow.stores.guard import guarded_store
 from orthoflow.stores.multiscales import channel_names, label_names, read_multiscale
@@ -153,7 +153,11 @@ def _with_parent(place: Location) -> tuple[Location, str]:
         return place, ""
     if not place.is_local and parent.url.endswith(":/"):
         return place, ""
-    image, _ = _described_by(parent, place.name)
+    try:
+        image, _ = _described_by(parent, place.name)
+    except (BadInput, StoreRefused):
+        # What lies above was not asked for: it may be forbidden, or not ours to judge.
+        return place, ""
     return (place, "") if image is None else (parent, place.name)
 
 

@@ -102,6 +102,7 @@ def test_overlap_is_what_is_shared():
     percent=st.sampled_from([0, 10, 25, 30, 50, 70]),
 )
 @example(size=304, limit=160, divisor=16, percent=10)
+@example(size=1771, limit=385, divisor=1, percent=10)
 def test_rectangles_are_the_shortest_of_the_fewest(size, limit, divisor, percent):
     # Where a patch can hardly move on, the stride is a voxel and not the fraction asked for.
     if (1 - percent / 100) * divisor < 1:

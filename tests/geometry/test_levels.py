@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +60,7 @@ def test_levels_fit_together(shape, voxel, chunk, many, count):
             assert s % c == 0
             assert s <= wished
             assert s - c < n, "a shard has no chunk outside the array"
-    for fine, coarse in zip(levels, levels[1:], strict=False):
+    for fine, coarse in itertools.pairwise(levels):
         steps = relative_factors(fine, coarse)
         assert set(steps) <= {1, 2}
         assert 2 in steps

@@ -56,9 +56,7 @@ def fill(url, array, volume):
 
 
 def group_at(url, path, version):
-    return zarr.open_group(
-        str(url), path=path, mode="r", zarr_format=3 if version == "0.5" else 2
-    )
+    return zarr.open_group(str(url), path=path, mode="r", zarr_format=3 if version == "0.5" else 2)
 
 
 @pytest.fixture(params=["0.5", "0.4"])
@@ -162,21 +160,27 @@ def test_a_coarse_voxel_lies_over_the_voxels_it_covers(factor, voxel, start):
 
 def test_nothing_is_claimed_of_an_unknown_voxel_size(url, version):
     create_output(url, make_spec(version, voxel=None, unit=None), RECORD)
-    text = "".join(path.read_text() for path in url.rglob("*") if path.suffix == ".json"
-                   or path.name == ".zattrs")
+    text = "".join(
+        path.read_text()
+        for path in url.rglob("*")
+        if path.suffix == ".json" or path.name == ".zattrs"
+    )
     assert "unit" not in text
     assert "meter" not in text
     facts = describe(find_volume(url, level=1))
     assert (facts.voxel_size, facts.unit) == (None, None)
 
 
-def test_codecs_check_every_byte(url, tmp_path, version):
+def test_codecs_check_every_byte(url, version):
     spec = make_spec(version, paths=["labels/classes"])
     create_output(url, spec, RECORD)
     fill(url, spec.arrays[0], np.random.default_rng(0).integers(0, 9, SHAPE).astype("uint8"))
     ref = find_volume(url)
-    chunks = [path for path in url.rglob("labels/classes/0/**/*") if path.is_file()
-              and path.name[0].isdigit()]
+    chunks = [
+        path
+        for path in url.rglob("labels/classes/0/**/*")
+        if path.is_file() and path.name[0].isdigit()
+    ]
     path = chunks[0]
     clean = path.read_bytes()
     rng = np.random.default_rng(1)
@@ -233,8 +237,11 @@ def test_a_write_reads_no_voxels_and_ignores_torn_shards(url, version, monkeypat
     create_output(url, spec, RECORD)
     volume = np.random.default_rng(0).integers(1, 9, SHAPE).astype("uint8")
     fill(url, spec.arrays[0], volume)
-    chunks = [path for path in url.rglob("labels/classes/0/**/*") if path.is_file()
-              and path.name[0].isdigit()]
+    chunks = [
+        path
+        for path in url.rglob("labels/classes/0/**/*")
+        if path.is_file() and path.name[0].isdigit()
+    ]
     for path in chunks:
         path.write_bytes(b"torn")
     read = []
@@ -335,7 +342,7 @@ def test_an_empty_folder_is_used(url):
 def test_a_creation_that_was_killed_can_be_repeated(url, monkeypatch):
     real = zarr.Group.create_array
 
-    def dying(*args, **kwargs):
+    def dying(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(zarr.Group, "create_array", dying)

@@ -116,9 +116,7 @@ def test_levels_built_box_by_box_equal_the_reduced_volume(tmp_path, kind, versio
             assert written == box.voxels * (classes or 1)
         steps = tuple(c // f for c, f in zip(coarse.factors, fine.factors, strict=True))
         expected = reduce(expected, steps)
-        np.testing.assert_array_equal(
-            read_level(tmp_path / "o.zarr", array.path, number), expected
-        )
+        np.testing.assert_array_equal(read_level(tmp_path / "o.zarr", array.path, number), expected)
 
 
 def test_slabs_do_not_show(tmp_path, monkeypatch):

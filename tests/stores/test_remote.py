@@ -91,7 +91,10 @@ def bucket(s3_endpoint, monkeypatch, request):
 @pytest.mark.s3
 def test_a_zarr_in_a_bucket_is_read(bucket):
     zarr.create_array(
-        f"{bucket}/v.zarr", data=volume(), chunks=(4, 16, 16), shards=(8, 32, 32),
+        f"{bucket}/v.zarr",
+        data=volume(),
+        chunks=(4, 16, 16),
+        shards=(8, 32, 32),
         dimension_names=["z", "y", "x"],
     )
     ref = find_volume(f"{bucket}/v.zarr")
@@ -154,7 +157,8 @@ def test_files_in_a_bucket_are_read(bucket, tmp_path):
 
 
 @pytest.mark.s3
-def test_a_missing_bucket_is_said_before_any_work(bucket):
+@pytest.mark.usefixtures("bucket")
+def test_a_missing_bucket_is_said_before_any_work():
     with pytest.raises(StoreRefused, match="no such bucket"):
         probe_write("s3://no-such-bucket-here/out.zarr")
 

@@ -171,7 +171,9 @@ def test_a_probe_says_what_is_in_the_way(tmp_path):
         probe_write("https://example.org/out.zarr")
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(30, "ro"), OSError(28, "full")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no"), OSError(30, "ro"), OSError(28, "full")]
+)
 def test_refusals_of_a_disk_are_one_error(tmp_path, monkeypatch, error):
     def refuse(**_):
         raise error

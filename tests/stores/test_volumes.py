@@ -312,8 +312,9 @@ class TestNpyElsewhere(AnyArray, VolumeContract):
     order = "C"
 
     def make(self, folder, array):
-        import fsspec
         import io
+
+        import fsspec
 
         stream = io.BytesIO()
         np.save(stream, np.asarray(array, order=self.order))
@@ -333,8 +334,11 @@ class TestTiff(FourAxes, VolumeContract):
 
     def make(self, folder, array):
         tifffile.imwrite(
-            folder / "v.tif", array, photometric="minisblack", byteorder=array.dtype.str[0]
-            if array.dtype.str[0] in "<>" else "<", **self.options
+            folder / "v.tif",
+            array,
+            photometric="minisblack",
+            byteorder=array.dtype.str[0] if array.dtype.str[0] in "<>" else "<",
+            **self.options,
         )
         return str(folder / "v.tif")
 
@@ -376,6 +380,7 @@ class TestTiffElsewhere(TestTiff):
         url = f"memory://{folder.as_posix().strip('/')}/v.tif"
         fsspec.filesystem("memory").pipe_file(url.removeprefix("memory:/"), path.read_bytes())
         return url
+
 
 @pytest.mark.parametrize("suite", [TestTiff, TestTiffCompressed, TestTiffTiled, TestTiffAppended])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9, 0.99])

@@ -11,8 +11,9 @@ import pytest
 import zarr
 from numcodecs import Blosc, Zstd
 
-from orthoflow.errors import BadInput, BlockFailed
+from orthoflow.errors import BadInput, BlockFailed, StoreRefused
 from orthoflow.geometry.box import Box
+from orthoflow.stores import objects
 from orthoflow.stores.guard import blosc_size, zstd_size
 from orthoflow.stores.volumes import describe, find_volume, read_box, summarize
 
@@ -27,7 +28,9 @@ def axes_metadata(names, unit="micrometer"):
     ]
 
 
-def ome_image(path, version="0.5", *, names="zyx", levels=2, unit="micrometer", scale=(4, 0.5, 0.5)):
+def ome_image(
+    path, version="0.5", *, names="zyx", levels=2, unit="micrometer", scale=(4, 0.5, 0.5)
+):
     """An image as another program would write it: scale and half-voxel translations."""
     group = zarr.open_group(str(path), mode="w", zarr_format=3 if version == "0.5" else 2)
     sizes = {"t": 1, "c": 2, **dict(zip("zyx", SHAPE, strict=True))}
@@ -39,13 +42,15 @@ def ome_image(path, version="0.5", *, names="zyx", levels=2, unit="micrometer", 
         voxel = dict(zip("zyx", scale, strict=True))
         ours = [voxel.get(n, 1) * (2**level if n in "yx" else 1) for n in names]
         shift = [(2**level - 1) / 2 * voxel[n] if n in "yx" else 0 for n in names]
-        datasets.append({
-            "path": f"s{level}",
-            "coordinateTransformations": [
-                {"type": "scale", "scale": ours},
-                {"type": "translation", "translation": shift},
-            ],
-        })
+        datasets.append(
+            {
+                "path": f"s{level}",
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": ours},
+                    {"type": "translation", "translation": shift},
+                ],
+            }
+        )
     image = {"name": "i", "axes": axes_metadata(names, unit), "datasets": datasets}
     if version == "0.5":
         group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
@@ -167,8 +172,14 @@ def test_scales_of_the_whole_image_multiply(tmp_path):
             "affine",
         ),
         (
-            {"datasets": [{"path": "s0", "coordinateTransformations": [
-                {"type": "scale", "scale": [1, 1, "nan"]}]}]},
+            {
+                "datasets": [
+                    {
+                        "path": "s0",
+                        "coordinateTransformations": [{"type": "scale", "scale": [1, 1, "nan"]}],
+                    }
+                ]
+            },
             "not finite",
         ),
         ({"datasets": [{"path": "../s0"}]}, r"'\.\.' parts"),
@@ -218,9 +229,30 @@ def test_a_missing_path_says_what_was_looked_for(tmp_path):
             find_volume(tmp_path / name)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_forbidden_may_stand_for_absent(tmp_path, monkeypatch, version):
+    """A bucket that may not be listed answers "forbidden" for what it does not hold."""
+    zarr.create_array(tmp_path / "v.zarr", data=np.ones(SHAPE, "u1"), zarr_format=version)
+    real = objects.read_object
+
+    def forbidding(place, **how):
+        content = real(place, **how)
+        if content is None:
+            raise StoreRefused(f"cannot read {place}: Forbidden")
+        return content
+
+    monkeypatch.setattr(objects, "read_object", forbidding)
+    ref = find_volume(tmp_path / "v.zarr")
+    assert (read_box(ref, Box.whole(SHAPE)) == 1).all()
+    with pytest.raises(StoreRefused, match="Forbidden"):
+        find_volume(tmp_path / "other.zarr")
+
+
 def test_dimension_names_give_the_axes(tmp_path):
     zarr.create_array(
-        tmp_path / "v.zarr", data=np.ones((3, *SHAPE), "uint8"), dimension_names=["C", "z", "y", "x"]
+        tmp_path / "v.zarr",
+        data=np.ones((3, *SHAPE), "uint8"),
+        dimension_names=["C", "z", "y", "x"],
     )
     assert find_volume(tmp_path / "v.zarr").axes == "czyx"
     old = zarr.create_array(tmp_path / "x.zarr", data=np.ones(SHAPE, "uint8"), zarr_format=2)
@@ -241,7 +273,9 @@ def document(path, version):
 @pytest.fixture(params=[2, 3])
 def plain(request, tmp_path):
     zarr.create_array(
-        tmp_path / "v.zarr", data=np.ones(SHAPE, "uint16"), chunks=(4, 4, 4),
+        tmp_path / "v.zarr",
+        data=np.ones(SHAPE, "uint16"),
+        chunks=(4, 4, 4),
         zarr_format=request.param,
     )
     return document(tmp_path / "v.zarr", request.param)
@@ -275,8 +309,10 @@ def test_documents_that_are_not_valid_are_named(plain, content):
         {"data_type": "r8000", "dtype": "<q9"},
         {"data_type": {"name": "struct"}, "dtype": [["a", "<u2"]]},
         {"chunk_grid": {"name": "rectilinear"}, "chunks": [4, 4]},
-        {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 4, 4]}},
-         "chunks": [0, 4, 4]},
+        {
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 4, 4]}},
+            "chunks": [0, 4, 4],
+        },
     ],
     ids=lambda values: next(iter(values)),
 )
@@ -329,8 +365,13 @@ def test_a_compressed_chunk_may_not_announce_more_than_a_chunk(tmp_path, how, wh
     else:
         compressors = zarr.codecs.ZstdCodec(level=1)
     stored = zarr.create_array(
-        tmp_path / "v.zarr", shape=(8, 8, 8), chunks=(4, 4, 4), shards=shards, dtype="uint8",
-        compressors=compressors, zarr_format=2 if how == "v2" else 3,
+        tmp_path / "v.zarr",
+        shape=(8, 8, 8),
+        chunks=(4, 4, 4),
+        shards=shards,
+        dtype="uint8",
+        compressors=compressors,
+        zarr_format=2 if how == "v2" else 3,
     )
     stored[...] = np.random.default_rng(0).integers(0, 255, (8, 8, 8))
     ref = find_volume(tmp_path / "v.zarr")
@@ -360,8 +401,12 @@ def test_the_announced_size_of_real_frames_is_read_right(size):
 
 def test_blosc_chunks_are_guarded_too(tmp_path):
     stored = zarr.create_array(
-        tmp_path / "v.zarr", shape=(8, 8, 8), chunks=(8, 8, 8), dtype="uint8",
-        compressors=Blosc(), zarr_format=2,
+        tmp_path / "v.zarr",
+        shape=(8, 8, 8),
+        chunks=(8, 8, 8),
+        dtype="uint8",
+        compressors=Blosc(),
+        zarr_format=2,
     )
     stored[...] = 3
     ref = find_volume(tmp_path / "v.zarr")
@@ -375,7 +420,9 @@ def test_blosc_chunks_are_guarded_too(tmp_path):
 def test_damaged_chunks_name_the_box(tmp_path, damage):
     data = np.random.default_rng(0).integers(0, 255, (8, 8, 8)).astype("uint8")
     zarr.create_array(
-        tmp_path / "v.zarr", data=data, chunks=(4, 4, 4),
+        tmp_path / "v.zarr",
+        data=data,
+        chunks=(4, 4, 4),
         compressors=[zarr.codecs.ZstdCodec(), zarr.codecs.Crc32cCodec()],
     )
     chunk = tmp_path / "v.zarr" / "c/0/1/0"
