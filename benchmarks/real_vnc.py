@@ -62,8 +62,9 @@ def halved(sections: Any) -> Any:
 
 def segment(data: Path, model: Path, output: Path, *wishes: str) -> float:
     """Run the command line, as a user would; return wall seconds."""
-    command = [sys.executable, "-m", "orthoflow.cli", "run", str(data / "train_raw.tif")]
-    command += [str(output), "--model", str(model), "--downsample", "1,2,2", *wishes]
+    orthoflow = Path(sys.executable).parent / "orthoflow"
+    command = [str(orthoflow), "run", str(data / "train_raw.tif"), str(output)]
+    command += ["--model", str(model), "--downsample", "1,2,2", *wishes]
     began = time.perf_counter()
     subprocess.run(command, check=True, cwd=measure.ROOT, stdout=sys.stderr)
     return time.perf_counter() - began

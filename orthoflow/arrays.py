@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orthoflow import graph, work
+from orthoflow import graph
+from orthoflow import job as jobs
 from orthoflow.inputs import Source, find_source, remember
 from orthoflow.models import Model, ModelRef, card_of
 from orthoflow.options import Options
@@ -203,32 +204,33 @@ def _class_names(plan: Plan) -> list[str]:
 
 def _lazy_blocks(
     volume: Any, model: Any, options: dict[str, Any], wanted: Any
-) -> tuple[Plan, graph.LazyGraph, dict[Box, graph.Node]]:
+) -> tuple[Plan, graph.LazyGraph, dict[tuple[str, Box], graph.Node]]:
     """Plan, graph and one node per block; blocks stand alone unless `part` is given."""
     wishes = on_device(Options.from_mapping({"part": 1, **options}), None)
     source = find_source(volume, wishes)
     reference = model_ref(model, wishes)
     plan = plan_run(source.facts, reference.card, wishes)
     lazy = graph.LazyGraph(uuid.uuid4().hex[:8])
-    bare = work.Job(plan, reference, source.ref, None)
+    bare = jobs.Job(plan, reference, source.ref, None)
     samples = None
-    if source.array is not None and work.needs_statistics(plan):
+    if source.array is not None and jobs.needs_statistics(plan):
         samples = [lazy.voxels(source.array, box) for box in sample_boxes(plan.facts.shape)]
-    grey = lazy.task("statistics", "volume", work.measure, bare, samples)
-    job = lazy.task("job", "shared", work.with_grey, bare, grey)
-    nodes: dict[Box, graph.Node] = {}
+    grey = lazy.task("statistics", "volume", jobs.measure, bare, samples)
+    job = lazy.task("job", "shared", jobs.with_grey, bare, grey)
+    nodes: dict[tuple[str, Box], graph.Node] = {}
     for part in plan.parts():
         nodes.update(graph.finished(lazy, plan, part, job, source.array, wanted(plan)))
     return plan, lazy, nodes
 
 
 def _keys(
-    plan: Plan, nodes: dict[Box, graph.Node], name: str, leading: int
+    plan: Plan, nodes: dict[tuple[str, Box], graph.Node], name: str, leading: int
 ) -> dict[tuple[int, ...], Any]:
-    """One task per chunk that takes `name` out of its block's results."""
+    """The task of every chunk of the result `name`."""
     return {
-        (*(0,) * leading, *plan.block_number(block)): (work.pick, node, name)
-        for block, node in nodes.items()
+        (*(0,) * leading, *plan.block_number(block)): node
+        for (result, block), node in nodes.items()
+        if result == name
     }
 
 

@@ -242,7 +242,7 @@ def run(
 
     A job file has the options' names as keys, and `input`, `target` and `model`.
     """
-    from orthoflow.job import read_job  # noqa: PLC0415 - reads YAML
+    from orthoflow.jobfile import read_job  # noqa: PLC0415 - reads YAML
 
     job = {} if config is None else read_job(config)
     volume, target = volume or job.pop("input", None), target or job.pop("target", None)

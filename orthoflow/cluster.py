@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,10 @@ def _local(options: Options) -> Iterator[Client]:
 
     count = options.workers or len(os.sched_getaffinity(0))
     # No free port is no reason to fail: port 0 lets the system choose one.
-    arguments: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
+    arguments: dict[str, Any] = {
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.ERROR,
+    }
     make: Callable[..., Any] = LocalCluster
     if options.cluster == "cuda":
         make = _cuda_cluster

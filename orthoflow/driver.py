@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from orthoflow import graph
 from orthoflow.errors import BlockFailed
+from orthoflow.job import Tally
 from orthoflow.stores.pyramid import build_level_box, level_boxes
-from orthoflow.work import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -52,11 +52,12 @@ def written(
 
 def finished(
     maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None, wanted: list[str]
-) -> dict[Box, Node]:
-    """Per block a node that gives its results by name, as NumPy arrays."""
+) -> dict[tuple[str, Box], Node]:
+    """Per result and block a node that gives it as a NumPy array; each is computed by itself."""
     return {
-        block: maker.task("finish", str(block), work.finish, job, block, wanted, *nodes)
+        (name, block): maker.task(name, str(block), work.finish_one, job, block, name, *nodes)
         for block, nodes in _sums(maker, plan, part, job, array).items()
+        for name in wanted
     }
 
 

@@ -1,37 +1,132 @@
-"""The job file: everything that `orthoflow run` takes, as YAML."""
+"""What the tasks of a run share, and what they count."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import contextlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import yaml
+import numpy as np
 
-from orthoflow.errors import BadInput
+from orthoflow.kernels.infer import Recipe
+from orthoflow.reduce.statistics import GreyScale, grey_scale, sample_boxes
+from orthoflow.stores.volumes import read_box
 
-_MOST_BYTES = 2**20
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from orthoflow.geometry.output import ArraySpec
+    from orthoflow.models import ModelRef
+    from orthoflow.plan import Plan
+    from orthoflow.stores.volumes import VolumeRef
 
 
-def read_job(path: str | Path) -> dict[str, Any]:
-    """Names and values of a job file; what they mean is `Options`' business.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all tasks of a run share; shipped to each worker once."""
 
-    Besides every option it may hold `input`, `target` (the output's path or URL) and `model`.
+    plan: Plan
+    model: ModelRef
+    source: VolumeRef | None
+    """None where the voxels come from a Dask array of the user's."""
+    grey: GreyScale | None
+    """Normalisation of the whole volume, if there is one."""
+    target: str | None = None
+    """URL of the output group; None where results are returned."""
 
-    Raises
-    ------
-    BadInput
-        If there is no such file, or it holds no mapping of names.
+
+@dataclass(slots=True)
+class Tally:
+    """What one task did; sums up over tasks."""
+
+    blocks: int = 0
+    voxels: int = 0
+    patches: int = 0
+    skipped: int = 0
+    tiles: int = 0
+    network_pixels: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, other: Tally) -> None:
+        """Add another task's numbers."""
+        for name in self.__slots__:
+            if name == "seconds":
+                for stage, value in other.seconds.items():
+                    self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+            else:
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def measure(job: Job, samples: Sequence[npt.NDArray[np.generic]] | None = None) -> GreyScale | None:
+    """The numbers of the whole volume that grey values are normalised with, if there are any.
+
+    `samples` (c, z, y, x) are the `sample_boxes` of a Dask array; tasks read those of files.
     """
-    file = Path(path)
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise BadInput(f"config {path} has more than {_MOST_BYTES} bytes; it is no job file")
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except OSError as error:
-        raise BadInput(f"config {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise BadInput(f"config {path} is no YAML: {first}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise BadInput(f"config {path} holds no mapping; write lines such as overlap: 0.25")
-    return content
+    plan, normalization = job.plan, job.plan.normalization
+    if normalization.method == "fixed":
+        assert normalization.mean is not None
+        assert normalization.std is not None
+        channels = plan.facts.channels
+        return GreyScale((normalization.mean,) * channels, (1 / normalization.std,) * channels)
+    if not needs_statistics(plan):
+        return None
+    if job.source is not None:
+        samples = [read_box(job.source, box) for box in sample_boxes(plan.facts.shape)]
+    if samples is None:
+        raise TypeError("statistics need a source or samples")
+    if plan.options.nan_policy == "zero":
+        samples = [np.nan_to_num(s, nan=0, posinf=0, neginf=0) for s in samples]
+    return grey_scale(samples, normalization, name=plan.facts.name)
+
+
+def needs_statistics(plan: Plan) -> bool:
+    """Whether voxels have to be looked at before the first block."""
+    return plan.normalization.scope == "volume" and plan.normalization.method in (
+        "zscore",
+        "minmax",
+        "percentile",
+    )
+
+
+def with_grey(job: Job, grey: GreyScale | None) -> Job:
+    """The job with its normalisation."""
+    return replace(job, grey=grey)
+
+
+def result_name(array: ArraySpec) -> str:
+    """Name of the result that an output array holds; see `kernels.finish.results`."""
+    return "labels" if array.path.startswith("labels/") else array.path
+
+
+def wanted_of(plan: Plan) -> list[str]:
+    """Names of the results that the output's arrays hold."""
+    return [result_name(array) for array in plan.output.arrays]
+
+
+def recipe_of(plan: Plan) -> Recipe:
+    """How the kernels run patches under this plan."""
+    by_patch = plan.normalization.scope == "patch" and plan.normalization.method not in (
+        "none",
+        "fixed",
+    )
+    return Recipe(
+        foreground_only=plan.mode == "binary" and plan.card.outputs == 2,
+        channels=plan.channels,
+        tta=plan.options.tta,
+        skip_empty=plan.options.skip_empty,
+        batch=plan.batch,
+        fixed_point=plan.options.accumulation == "fixed",
+        patch_normalization=plan.normalization if by_patch else None,
+    )

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orthoflow
-from orthoflow import driver, graph, work
+from orthoflow import driver, graph
+from orthoflow import job as jobs
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput
 from orthoflow.inputs import find_source
@@ -77,7 +78,7 @@ def run(
     with connect(wishes, client) as workers:
         plan = plan_run(source.facts, reference.card, on_device(wishes, workers))
         check_memory(plan)
-        job = work.Job(plan, reference, source.ref, None, str(output))
+        job = jobs.Job(plan, reference, source.ref, None, str(output))
         token = fingerprint(plan, reference)
         job, grey = prepared(workers, job, source, token[:8])
         record = run_record(plan, reference, grey, token)
@@ -136,17 +137,17 @@ def check_memory(plan: Plan) -> None:
 
 
 def prepared(
-    client: Client | None, job: work.Job, source: Source, token: str
+    client: Client | None, job: jobs.Job, source: Source, token: str
 ) -> tuple[graph.Node, Any]:
     """The job as tasks get it, and the volume's grey scale; looks at voxels if it has to."""
     maker = graph.Direct() if client is None else graph.Submit(client, token)
     samples = None
-    if source.array is not None and work.needs_statistics(job.plan):
+    if source.array is not None and jobs.needs_statistics(job.plan):
         boxes = sample_boxes(job.plan.facts.shape)
         samples = [maker.voxels(source.array, box) for box in boxes]
-    grey = maker.task("statistics", "volume", work.measure, job, samples)
+    grey = maker.task("statistics", "volume", jobs.measure, job, samples)
     grey = grey if client is None else grey.result()
-    return maker.task("job", "shared", work.with_grey, job, grey), grey
+    return maker.task("job", "shared", jobs.with_grey, job, grey), grey
 
 
 def fingerprint(plan: Plan, model: ModelRef) -> str:

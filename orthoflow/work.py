@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from orthoflow.errors import BlockFailed
+from orthoflow.geometry.box import Box, split
 from orthoflow.geometry.orientations import ORIENTATIONS, Orientation
+from orthoflow.job import Job, Tally, recipe_of, result_name, wanted_of
 from orthoflow.kernels.finish import View, results, view_of
-from orthoflow.kernels.infer import Count, Planes, Recipe, infer_shares, oriented
+from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import normalize_volume, resample, to_device
 from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes
 from orthoflow.reduce.blend import Sums
-from orthoflow.reduce.statistics import GreyScale, grey_scale, sample_boxes
 from orthoflow.stores.ome import write_box
 from orthoflow.stores.volumes import read_box
 
@@ -28,95 +27,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from orthoflow.geometry.box import Box
-    from orthoflow.geometry.output import ArraySpec
-    from orthoflow.models import ModelRef
     from orthoflow.plan import Part, Plan
-    from orthoflow.stores.volumes import VolumeRef
+
+# Voxels that are voted on at once: a few megabytes of float32 for each orientation.
+_SLAB_VOXELS = 2**18
 
 # One block at a time computes on a GPU; others read ahead or write behind.
 _GPU = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all tasks of a run share; shipped to each worker once."""
-
-    plan: Plan
-    model: ModelRef
-    source: VolumeRef | None
-    """None where the voxels come from a Dask array of the user's."""
-    grey: GreyScale | None
-    """Normalisation of the whole volume, if there is one."""
-    target: str | None = None
-    """URL of the output group; None where results are returned."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one task did; sums up over tasks."""
-
-    blocks: int = 0
-    voxels: int = 0
-    patches: int = 0
-    skipped: int = 0
-    tiles: int = 0
-    network_pixels: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, other: Tally) -> None:
-        """Add another task's numbers."""
-        for name in self.__slots__:
-            if name == "seconds":
-                for stage, value in other.seconds.items():
-                    self.seconds[stage] = self.seconds.get(stage, 0.0) + value
-            else:
-                setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage."""
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-
-def measure(job: Job, samples: Sequence[npt.NDArray[np.generic]] | None = None) -> GreyScale | None:
-    """The numbers of the whole volume that grey values are normalised with, if there are any.
-
-    `samples` (c, z, y, x) are the `sample_boxes` of a Dask array; tasks read those of files.
-    """
-    plan, normalization = job.plan, job.plan.normalization
-    if normalization.method == "fixed":
-        assert normalization.mean is not None
-        assert normalization.std is not None
-        channels = plan.facts.channels
-        return GreyScale((normalization.mean,) * channels, (1 / normalization.std,) * channels)
-    if not needs_statistics(plan):
-        return None
-    if job.source is not None:
-        samples = [read_box(job.source, box) for box in sample_boxes(plan.facts.shape)]
-    if samples is None:
-        raise TypeError("statistics need a source or samples")
-    if plan.options.nan_policy == "zero":
-        samples = [np.nan_to_num(s, nan=0, posinf=0, neginf=0) for s in samples]
-    return grey_scale(samples, normalization, name=plan.facts.name)
-
-
-def needs_statistics(plan: Plan) -> bool:
-    """Whether voxels have to be looked at before the first block."""
-    return plan.normalization.scope == "volume" and plan.normalization.method in (
-        "zscore",
-        "minmax",
-        "percentile",
-    )
-
-
-def with_grey(job: Job, grey: GreyScale | None) -> Job:
-    """The job with its normalisation."""
-    return replace(job, grey=grey)
 
 
 Inferred = tuple[list[Sums], Tally]
@@ -173,15 +90,25 @@ def infer(
 def finish(
     job: Job, block: Box, wanted: Sequence[str], own: Inferred, *rims: list[Sums]
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Results of a block by name, from its own sums and its neighbours' rims."""
+    """Results of a block by name, from its own sums and its neighbours' rims.
+
+    Slab by slab: what lies between sums and results stays in the processor's cache.
+    """
     plan = job.plan
     pieces = [*own[0], *(piece for rim in rims for piece in rim)]
+    found: dict[str, npt.NDArray[np.generic]] = {}
+    depth = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
     with _compute(plan) as device:
-        views = []
-        for orientation in plan.orientations:
-            mine = [s for s in pieces if s.orientation == orientation.name]
-            views.append(_view(plan, block, gather(plan, block, orientation, mine, device)))
-        return results(views, plan.ballot, wanted)
+        for slab in split(block, (depth, *block.shape[1:]), block.start):
+            views = []
+            for orientation in plan.orientations:
+                mine = [s for s in pieces if s.orientation == orientation.name]
+                views.append(_view(plan, slab, gather(plan, slab, orientation, mine, device)))
+            for name, values in results(views, plan.ballot, wanted).items():
+                if name not in found:
+                    found[name] = np.empty((*values.shape[:-3], *block.shape), values.dtype)
+                found[name][(..., *slab.within(block))] = values
+    return found
 
 
 def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> Tally:
@@ -239,9 +166,11 @@ def on_device(sums: Sums, device: torch.device) -> Sums:
     return Sums(sums.orientation, sums.box, total, missing)
 
 
-def pick(found: dict[str, npt.NDArray[np.generic]], name: str) -> npt.NDArray[np.generic]:
-    """One of a block's results."""
-    return found[name]
+def finish_one(
+    job: Job, block: Box, name: str, own: Inferred, *rims: list[Sums]
+) -> npt.NDArray[np.generic]:
+    """One result of a block."""
+    return finish(job, block, [name], own, *rims)[name]
 
 
 def rim(job: Job, inferred: Inferred, block: Box) -> list[Sums]:
@@ -280,33 +209,6 @@ def write_block(job: Job, block: Box, found: dict[str, npt.NDArray[np.generic]])
             storage_options=plan.options.storage_option,
         )
         for array in plan.output.arrays
-    )
-
-
-def result_name(array: ArraySpec) -> str:
-    """Name of the result that an output array holds; see `kernels.finish.results`."""
-    return "labels" if array.path.startswith("labels/") else array.path
-
-
-def wanted_of(plan: Plan) -> list[str]:
-    """Names of the results that the output's arrays hold."""
-    return [result_name(array) for array in plan.output.arrays]
-
-
-def recipe_of(plan: Plan) -> Recipe:
-    """How the kernels run patches under this plan."""
-    by_patch = plan.normalization.scope == "patch" and plan.normalization.method not in (
-        "none",
-        "fixed",
-    )
-    return Recipe(
-        foreground_only=plan.mode == "binary" and plan.card.outputs == 2,
-        channels=plan.channels,
-        tta=plan.options.tta,
-        skip_empty=plan.options.skip_empty,
-        batch=plan.batch,
-        fixed_point=plan.options.accumulation == "fixed",
-        patch_normalization=plan.normalization if by_patch else None,
     )
 
 

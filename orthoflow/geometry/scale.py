@@ -40,13 +40,14 @@ def working_shape(
     factors = [scale / d for d in downsample]
     factors[0] *= 1.0 if anisotropy is None else anisotropy
     # The tiny number forgives products such as 30 * 0.1 that are not quite whole in binary.
-    z, y, x = (int(n * f + 1e-9) for n, f in zip(shape, factors, strict=True))
-    for axis, size, factor in zip(AXES, (z, y, x), factors, strict=True):
+    sizes = [n * f + 1e-9 for n, f in zip(shape, factors, strict=True)]
+    for axis, size, factor in zip(AXES, sizes, factors, strict=True):
         if not 1 <= size < 2**31:
             raise BadInput(
                 f"downsample, diameter and anisotropy scale axis {axis} by {factor:.4g} "
-                f"to {size} voxels; it must keep between 1 and 2^31"
+                f"to {size:.4g} voxels; it must keep between 1 and 2^31"
             )
+    z, y, x = (int(size) for size in sizes)
     return (z, y, x)
 
 

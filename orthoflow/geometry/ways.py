@@ -176,6 +176,10 @@ def check_stripes_fit(tilings: list[Tiling], rules: TileRules, wishes: TileWishe
     """Refuse `packing="stripes"` where no orientation has two pieces in a tile."""
     if wishes.packing != "stripes" or any(t.way == "stripes" for t in tilings):
         return
+    if rules.ndim == 3:
+        raise BadInput("packing stripes: a 3-D network has no planes to pack; use packing auto")
+    if wishes.pack_k == 1:
+        raise BadInput("packing stripes: pack_k 1 leaves no two in a tile; use 2 or more, or none")
     tile = rules.usual_tile[0]
     thinnest = min(min(grid.lengths) for t in tilings for grid in t.grids)
     guard = _or(wishes.guard, GUARD_IF_UNKNOWN if rules.reach is None else rules.reach)

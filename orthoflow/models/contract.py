@@ -75,8 +75,7 @@ class Model:
         half = self.precision == "bfloat16"
         cast = half and isinstance(self.module, UNet)
         dtype = torch.bfloat16 if cast else torch.float32
-        # `contiguous` and not `to`: one channel is in both formats at once, and `to` copies it.
-        tiles = tiles.to(dtype).contiguous(memory_format=FORMATS[self.layout])
+        tiles = _in_layout(tiles.to(dtype), FORMATS[self.layout])
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=half and not cast)
         fixed = (
             FixedAlgorithm() if self.device.type == "cpu" and can_fix_algorithm() else nullcontext()
@@ -229,6 +228,17 @@ def check_model(model: Model) -> Model:
             "wrap the module so that it crops or upsamples"
         )
     return model
+
+
+def _in_layout(tiles: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    """Same numbers in one layout; copied only where they lie otherwise.
+
+    One channel, or one tile, is in both layouts at once. What torch then takes it for depends on
+    strides that say nothing, so they are set.
+    """
+    tiles = tiles.contiguous(memory_format=layout)
+    strides = torch.empty(tiles.shape, device="meta", memory_format=layout).stride()
+    return tiles.as_strided(tiles.shape, strides, tiles.storage_offset())
 
 
 def _freeze(module: torch.nn.Module) -> None:

@@ -19,6 +19,7 @@ from orthoflow.models import source as sources
 from orthoflow.models.adapt import build_module, import_model
 from orthoflow.models.card import CARD_FILE, WEIGHTS_FILE, Card, ModelRef, format_card, parse_card
 from orthoflow.models.contract import Model, Precision, place
+from orthoflow.models.location import sha256
 from orthoflow.models.nets import UNet
 from orthoflow.models.reach import activation_bytes, measure_reach
 
@@ -154,7 +155,7 @@ def _kept(ref: ModelRef, device: str, precision: Precision) -> Model:
 def _from_files(source: Source, ref: ModelRef) -> torch.nn.Module:
     card = sources.read_source_card(source)
     content = sources.read_weights(source, trust=ref.trust)
-    _same(ref, card.digest_of(sources.sha256(content)))
+    _same(ref, card.digest_of(sha256(content)))
     return build_module(source, sources.kind_of(source, content), content, card)
 
 

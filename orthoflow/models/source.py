@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import sys
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Literal
 
-import fsspec
-
-from orthoflow.errors import BadInput, StoreRefused
+from orthoflow.errors import BadInput
 from orthoflow.models.card import (
     CARD_FILE,
     MAX_CARD_BYTES,
@@ -23,6 +18,7 @@ from orthoflow.models.card import (
     ModelRef,
     parse_card,
 )
+from orthoflow.models.location import checked_location, read_location, sha256
 
 if TYPE_CHECKING:
     import importlib.machinery
@@ -32,8 +28,6 @@ Kind = Literal["folder", "state", "script", "export", "python"]
 
 BUNDLED = Path(__file__).parent / "weights"
 MAX_WEIGHT_BYTES = 32 * 2**30
-PIECE_BYTES = 16 * 2**20
-SCHEMES = frozenset({"file", "memory", "s3", "gs", "az", "abfs", "https"})
 CODE_KINDS: dict[Kind, str] = {"script": "TorchScript", "export": "an exported program"}
 FORMS = (
     "demo:NAME, a folder with card.yaml and weights.safetensors (path or URL), python:pkg.mod:obj, "
@@ -74,7 +68,9 @@ def find_source(name: str) -> Source:
         return _bundled(rest)
     if scheme == "python":
         return Source(name, "python", str(_module_file(*_split_python(name))), "")
-    location = _checked_location(name)
+    if "://" not in name and ":" in name.split("/", maxsplit=1)[0] and not Path(name).exists():
+        raise BadInput(f"model {name!r} is of no known form; a model is {FORMS}")
+    location = checked_location(name)
     suffix = Path(location).suffix.lower()
     if suffix not in SUFFIXES:
         folder = location.rstrip("/")
@@ -167,49 +163,10 @@ def require_trust(content: bytes, trust: str | None, *, what: str) -> None:
     if trust is None:
         raise BadInput(
             f"{what}, which can run any code when it is loaded; if you trust its author, pass "
-            f"trust={digest!r}"
+            f"trust={digest!r} (--trust on the command line)"
         )
     if trust != digest:
         raise BadInput(f"{what} with digest {digest!r}, but trust={trust!r} names another content")
-
-
-def sha256(content: bytes) -> str:
-    """``sha256:…`` of some bytes."""
-    return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def read_location(location: str, *, limit: int) -> bytes:
-    """Content of a file or object of at most `limit` bytes.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is none.
-    BadInput
-        When it is larger, or the package for its protocol is missing.
-    StoreRefused
-        When the store does not let us read it.
-    """
-    try:
-        with fsspec.open(location, "rb") as file:
-            content = _read_at_most(file, limit + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise FileNotFoundError(location) from error
-    except ImportError as error:
-        raise BadInput(f"cannot read {location}: {error}") from error
-    except OSError as error:
-        raise StoreRefused(f"cannot read {location}: {error}") from error
-    if len(content) > limit:
-        raise BadInput(f"{location} has more than {limit} bytes; that is no file of a model")
-    return content
-
-
-def _read_at_most(file: IO[bytes], limit: int) -> bytes:
-    """In pieces: asked for `limit` bytes at once, a file would make room for all of them."""
-    content = bytearray()
-    while len(content) < limit and (piece := file.read(min(PIECE_BYTES, limit - len(content)))):
-        content += piece
-    return bytes(content)
 
 
 def python_object(source: Source) -> tuple[str, str]:
@@ -224,38 +181,6 @@ def _bundled(name: str) -> Source:
         names = ", ".join(item.replace("-", ":", 1) for item in known) or "none"
         raise BadInput(f"no bundled model 'demo:{name}'; bundled: {names}")
     return Source(f"demo:{name}", "folder", str(folder / WEIGHTS_FILE), str(folder / CARD_FILE))
-
-
-def _checked_location(name: str) -> str:
-    """A local path made absolute, or a URL of an allowed scheme without secrets in it."""
-    if "::" in name:
-        raise BadInput(f"model {name!r} chains protocols with '::'; give one plain path or URL")
-    if "://" not in name:
-        if ":" in name.split("/", maxsplit=1)[0] and not Path(name).exists():
-            raise BadInput(f"model {name!r} is of no known form; a model is {FORMS}")
-        return str(Path(name).expanduser().resolve())
-    url = urlsplit(name)
-    if url.scheme not in SCHEMES:
-        allowed = ", ".join(sorted(SCHEMES))
-        raise BadInput(f"model URL scheme {url.scheme!r} is not allowed; use one of {allowed}")
-    if url.username or url.password or url.query:
-        raise BadInput(
-            f"model URL on {url.hostname} carries credentials or a query; leave them out and give "
-            "credentials by the environment"
-        )
-    if url.scheme == "https" and _is_local(url.hostname or ""):
-        raise BadInput(f"model URL host {url.hostname!r} is this machine or its link; use a path")
-    return name
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 def _split_python(name: str) -> tuple[str, str]:

@@ -40,7 +40,17 @@ def decide(logits: Array, ballot: Ballot) -> Array:
     xp = array_namespace(logits)
     if ballot.mode == "binary":
         return xp.astype(logits[0] > logit_of(ballot.threshold), xp.uint8)
-    return xp.astype(xp.argmax(logits, axis=0), xp.uint8)
+    return _argmax(logits, xp)
+
+
+def _argmax(values: Array, xp: Any) -> Array:
+    """First largest along the first axis, uint8; a library's own walks that axis far slower."""
+    best, labels = values[0], xp.zeros_like(values[0], dtype=xp.uint8)
+    for label in range(1, values.shape[0]):
+        better = values[label] > best
+        labels = xp.where(better, xp.full_like(labels, label), labels)
+        best = xp.where(better, values[label], best)
+    return labels
 
 
 def logit_of(probability: float) -> float:
@@ -105,7 +115,7 @@ def consensus_labels(views: list[Array], agreed: Array, ballot: Ballot) -> Array
             for label in range(agreed.shape[0])
         ]
     )
-    winner = xp.astype(xp.argmax(counts, axis=0), xp.uint8)
+    winner = _argmax(counts, xp)
     enough = xp.max(counts, axis=0) >= ballot.votes
     return winner * xp.astype(enough, xp.uint8)
 

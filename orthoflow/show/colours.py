@@ -72,12 +72,12 @@ def grey(plane: Plane, window: tuple[float, float]) -> Picture:
     return np.repeat(np.clip(value, 0, 1).astype(np.float32)[..., None], 3, axis=2)
 
 
-def dimmed(base: Picture) -> Picture:
+def _dimmed(base: Picture) -> Picture:
     """A darker base, before which colours stand out."""
     return base * np.float32(_DIM)
 
 
-def paint(base: Picture, mask: npt.NDArray[np.bool_], colour: Colour, opacity: float) -> Picture:
+def _paint(base: Picture, mask: npt.NDArray[np.bool_], colour: Colour, opacity: float) -> Picture:
     """`base` with `colour` laid over the pixels of `mask`."""
     out = base.copy()
     out[mask] = out[mask] * np.float32(1 - opacity) + np.float32(opacity) * np.array(colour, "f4")
@@ -129,18 +129,18 @@ def errors(labels: Plane, truth: Plane) -> dict[str, npt.NDArray[np.bool_]]:
 def with_errors(base: Picture, labels: Plane, truth: Plane) -> Picture:
     """What `labels` has right, too much, too little and mistaken, over a dimmed `base`."""
     masks = errors(labels, truth)
-    out = paint(dimmed(base), masks["correct"], CORRECT, 0.45)
-    out = paint(out, masks["false positive"], FALSE_POSITIVE, 0.95)
-    out = paint(out, masks["false negative"], FALSE_NEGATIVE, 0.95)
-    return paint(out, masks["wrong class"], WRONG_CLASS, 0.95)
+    out = _paint(_dimmed(base), masks["correct"], CORRECT, 0.45)
+    out = _paint(out, masks["false positive"], FALSE_POSITIVE, 0.95)
+    out = _paint(out, masks["false negative"], FALSE_NEGATIVE, 0.95)
+    return _paint(out, masks["wrong class"], WRONG_CLASS, 0.95)
 
 
 def with_dissent(base: Picture, dissenting: Plane) -> Picture:
     """Where one, two, three orientations dissent, over a dimmed `base`."""
-    out = dimmed(base)
+    out = _dimmed(base)
     for count, colour in enumerate(DISSENT, start=1):
         mask = dissenting == count if count < len(DISSENT) else dissenting >= count
-        out = paint(out, mask, colour, 0.95)
+        out = _paint(out, mask, colour, 0.95)
     return out
 
 

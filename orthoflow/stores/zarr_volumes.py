@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from orthoflow.stores.urls import Location
     from orthoflow.stores.zarr_nodes import Node
 
-_SEARCH_DEPTH = 3
+_SEARCH_DEPTH = 5
+"""Groups in groups that are looked into: a plate holds row, column, field, level."""
 _LETTERS = set("tczyx")
 
 
@@ -44,6 +45,7 @@ class ZarrFormat:
         """Facts of one array, with the calibration its group states for it."""
         node = _require(place, array)
         layout = layout_of(node)
+        open_array(node)  # unknown codecs and the like show here, before any work is planned
         facts = Stored(layout.shape, layout.dtype, _named_axes(layout.names), layout.chunks)
         image, level = _described_by(place, array)
         if image is None:

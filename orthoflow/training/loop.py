@@ -15,6 +15,7 @@ from orthoflow.models.card import Card, Normalization
 from orthoflow.models.contract import Model
 from orthoflow.models.load import resolve_device
 from orthoflow.models.nets import UNet, build_net
+from orthoflow.reduce.statistics import grey_scale, sample_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -225,26 +226,19 @@ def semantic_loss(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 
 
 def normalized(volume: npt.NDArray[Any], scheme: Normalization) -> npt.NDArray[np.float32]:
-    """A whole volume as network input, statistics over all its voxels.
+    """A whole volume (z, y, x) as network input, by the numbers that a run on it would use.
 
     A constant volume becomes zeros.
     """
-    offset, scale = _statistics(volume, scheme)
-    return ((volume - np.float32(offset)) / np.float32(scale or 1.0)).astype(np.float32)
-
-
-def _statistics(volume: npt.NDArray[Any], scheme: Normalization) -> tuple[float, float]:
-    if scheme.method == "zscore":
-        return float(volume.mean()), float(volume.std())
-    if scheme.method == "minmax":
-        low, high = float(volume.min()), float(volume.max())
-        return low, high - low
-    if scheme.method == "percentile":
-        low, high = (float(p) for p in np.percentile(volume, [scheme.low, scheme.high]))
-        return low, high - low
+    shift, factor = 0.0, 1.0
     if scheme.method == "fixed":
-        return float(scheme.mean or 0.0), float(scheme.std or 1.0)
-    return 0.0, 1.0
+        shift, factor = float(scheme.mean or 0.0), 1.0 / float(scheme.std or 1.0)
+    elif scheme.method != "none":
+        z, y, x = volume.shape
+        samples = [volume[box.slices][None] for box in sample_boxes((z, y, x))]
+        scale = grey_scale(samples, scheme, name="of the training")
+        shift, factor = scale.shift[0], scale.factor[0]
+    return ((volume - np.float32(shift)) * np.float32(factor)).astype(np.float32)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -117,28 +117,30 @@ def test_the_digest_sees_weights_attributes_and_code():
     assert Model.from_torch(changed(0.5), divisor=1).digest not in digests
 
 
-def test_the_digest_is_the_same_in_another_process():
-    code = (
-        "import torch\n"
-        "from orthoflow.models import Model\n"
-        "class Net(torch.nn.Module):\n"
-        "    names = frozenset({'a', 'b', 'c'})\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.layer = torch.nn.Conv2d(1, 2, 1)\n"
-        "        self.layer.weight.data.fill_(0.5)\n"
-        "        self.layer.bias.data.fill_(0.25)\n"
-        "    def forward(self, x):\n"
-        "        return self.layer(x) if 'net' not in {'a', 'b', 'c'} else x\n"
-        "print(Model.from_torch(Net(), divisor=1).digest)\n"
-    )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    }
-    assert len(found) == 1
+NOTEBOOK = """
+import torch
+from orthoflow.models import Model
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 2, 1)
+        self.layer.weight.data.fill_(0.5)
+        self.layer.bias.data.fill_(0.25)
+        self.names = ["a", "b"]
+    def forward(self, x):
+        return self.layer(x) if "net" not in {"a", "b", "c"} else x
+model = Model.from_torch(Net(), divisor=1)
+"""
+
+
+def test_a_class_of_a_notebook_travels_and_its_digest_is_the_same_in_every_process():
+    dump = "import pickle, sys; pickle.dump(model.ref(), sys.stdout.buffer)"
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK + dump], capture_output=True, check=True)
+    ref = pickle.loads(done.stdout)
+    here = {"__name__": "__main__"}
+    exec(NOTEBOOK, here)
+    assert ref.digest == here["model"].digest
+    np.testing.assert_array_equal(load_model(ref)(torch.ones(1, 1, 2, 2)), 0.75)
 
 
 def test_a_reference_carries_a_module_in_memory_and_loads_once():
@@ -153,21 +155,6 @@ def test_a_reference_carries_a_module_in_memory_and_loads_once():
     assert loaded.ref() is not None
     assert loaded.ref().payload is not None
     assert loaded.ref() == ref
-
-
-def test_a_class_of_main_travels():
-    """As from a notebook: the other process has no such module."""
-    code = (
-        "import pickle, sys, torch\n"
-        "from orthoflow.models import Model\n"
-        "class Net(torch.nn.Module):\n"
-        "    def forward(self, x):\n"
-        "        return torch.cat((-x, x), 1)\n"
-        "pickle.dump(Model.from_torch(Net(), divisor=1).ref(), sys.stdout.buffer)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    model = load_model(pickle.loads(done.stdout))
-    np.testing.assert_array_equal(model(torch.ones(1, 1, 2, 2))[0, :, 0, 0], [-1, 1])
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from orthoflow.models import source as sources
 from orthoflow.models.card import CARD_FILE, WEIGHTS_FILE, Card, format_card
 from orthoflow.models.contract import Model
 from orthoflow.models.load import load_model, resolve_device, save_model
+from orthoflow.models.location import sha256
 from orthoflow.models.nets import UNet
-from orthoflow.models.source import card_of, ref_of, sha256
+from orthoflow.models.source import card_of, ref_of
 from orthoflow.training.synthetic import make_volume
 
 TILES = torch.rand((2, 1, 32, 32), generator=torch.Generator().manual_seed(0))

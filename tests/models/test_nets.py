@@ -97,6 +97,20 @@ def test_an_answer_depends_neither_on_batch_nor_on_position(net, precision, layo
     assert torch.equal(model.raw(tiles).float(), alone)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_answer_depends_neither_on_threads_nor_on_the_tile_around_it(net, precision):
+    model = load_model(Model.from_torch(net, channels=2), precision=precision)
+    tiles = torch.zeros(1, 2, 256, 240)
+    tiles[..., 104:144, 104:136] = torch.rand(2, 40, 32)
+    whole = model(tiles)
+    torch.set_num_threads(2)
+    assert torch.equal(model(tiles), whole)
+    torch.set_num_threads(1)
+    cut = model(tiles[..., 40:208, 40:200])
+    # Reach 51: 13 pixels inside the smaller tile nothing of its edge is left.
+    assert torch.equal(cut[..., 51:-51, 51:-51], whole[..., 91:157, 91:149])
+
+
 def test_three_dimensions_keep_the_promise_too():
     torch.manual_seed(0)
     model = Model.from_torch(UNet(outputs=2, base=4, depth=2, ndim=3), ndim=3)

@@ -129,9 +129,11 @@ def test_an_output_in_a_bucket_is_written(bucket, version):
     assert read_record(url, "run") == {"run": 1}
     with pytest.raises(BadInput, match="exists already"):
         create_output(url, spec, {})
-    create_output(url, spec, {"run": 2}, overwrite=True)
-    assert (read_level(url, array.path, 0) == 0).all()
     fs = fsspec.filesystem("s3")
+    fs.pipe_file(f"{bucket}/out.zarr2/keep", b"another's")
+    create_output(url, spec, {"run": 2}, overwrite=True)
+    assert fs.cat_file(f"{bucket}/out.zarr2/keep") == b"another's"
+    assert (read_level(url, array.path, 0) == 0).all()
     fs.invalidate_cache()
     stored = b"".join(fs.cat_file(path) for path in fs.find(url))
     assert b"labels/cells/0" in stored

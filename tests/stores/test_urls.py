@@ -94,7 +94,7 @@ def test_secret_options_are_refused(name):
     assert CANARY not in str(caught.value)
 
 
-def test_options_are_checked_and_travel_as_text(tmp_path):
+def test_options_are_checked_and_travel_as_text():
     place = locate("s3://b/a", {"endpoint_url": "http://127.0.0.1:9", "anon": True})
     assert place.options == (("anon", "true"), ("endpoint_url", "http://127.0.0.1:9"))
     assert place.keywords() == {"anon": True, "endpoint_url": "http://127.0.0.1:9"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -330,7 +330,7 @@ class TestNpyElsewhereFortranOrder(TestNpyElsewhere):
 class TestTiff(FourAxes, VolumeContract):
     kind = "tiff"
     chunks = (1, 14, 11)
-    options: dict[str, Any] = {}
+    options: ClassVar[dict[str, Any]] = {}
 
     def make(self, folder, array):
         tifffile.imwrite(
@@ -348,12 +348,12 @@ class TestTiff(FourAxes, VolumeContract):
 
 
 class TestTiffCompressed(TestTiff):
-    options = {"compression": "zlib"}
+    options: ClassVar[dict[str, Any]] = {"compression": "zlib"}
 
 
 class TestTiffTiled(TestTiff):
     chunks = (1, 16, 16)
-    options = {"tile": (16, 16)}
+    options: ClassVar[dict[str, Any]] = {"tile": (16, 16)}
 
 
 class TestTiffAppended(VolumeContract):
