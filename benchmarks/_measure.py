@@ -37,19 +37,20 @@ class Child:
 # --- in the child -------------------------------------------------------------------------------
 
 
-def _seconds() -> tuple[float, float]:
+def _seconds() -> tuple[float, float, float]:
     used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return time.perf_counter(), sum(u.ru_utime + u.ru_stime for u in used)
+    user, system = sum(u.ru_utime for u in used), sum(u.ru_stime for u in used)
+    return time.perf_counter(), user + system, system
 
 
 @contextmanager
 def stopwatch() -> Iterator[dict[str, float]]:
-    """Wall seconds and CPU seconds (user and system, all threads, ended children) of the body."""
+    """Seconds of the body: wall, CPU (user and system, all threads, ended children), system."""
     measured: dict[str, float] = {}
-    wall, cpu = _seconds()
+    before = _seconds()
     yield measured
-    wall_end, cpu_end = _seconds()
-    measured |= {"wall_s": wall_end - wall, "cpu_s": cpu_end - cpu}
+    spent = (end - begin for begin, end in zip(before, _seconds(), strict=True))
+    measured |= dict(zip(("wall_s", "cpu_s", "system_s"), spent, strict=True))
 
 
 def _peak_rss_bytes() -> int:

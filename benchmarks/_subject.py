@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ def _pair(before: int, after: int) -> nn.Sequential:
 
 
 class Counted(nn.Module):
-    """A network that counts what it is given; totals are kept per process, whoever copies it."""
+    """A network that counts what it is given and its own CPU seconds.
+
+    Totals are kept per process, whoever copies it; a second torch thread's seconds are not seen.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -61,10 +65,14 @@ class Counted(nn.Module):
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         shape = "x".join(map(str, tiles.shape))
         CALLS[shape] = CALLS.get(shape, 0) + 1
-        return self.network(tiles)
+        begin = time.thread_time()
+        logits = self.network(tiles)
+        SECONDS.append(time.thread_time() - begin)
+        return logits
 
 
 CALLS: dict[str, int] = {}
+SECONDS: list[float] = []
 
 
 def counts() -> dict[str, Any]:
@@ -74,11 +82,13 @@ def counts() -> dict[str, Any]:
         "tiles": sum(shape[0] * n for shape, n in shapes.items()),
         "pixels": sum(shape[0] * shape[-1] * shape[-2] * n for shape, n in shapes.items()),
         "calls": dict(CALLS),
+        "forward_s": sum(SECONDS),
     }
 
 
 def forget() -> None:
     CALLS.clear()
+    SECONDS.clear()
 
 
 def make(folder: Path, shape: tuple[int, ...]) -> None:

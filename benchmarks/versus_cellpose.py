@@ -208,6 +208,8 @@ def rows(answers: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             "cpu_s": measure.median(runs, "cpu_s"),
             "spread": measure.spread(runs, "cpu_s"),
             "wall_s": measure.median(runs, "wall_s"),
+            "system_s": measure.median(runs, "system_s"),
+            "in network": measure.median(runs, "forward_s"),
             "tiles": runs[0]["tiles"],
             "Mpixels": runs[0]["pixels"] / 1e6,
             "times ours": ours and measure.median(runs, "cpu_s") / measure.median(ours, "cpu_s"),

@@ -194,6 +194,8 @@ def _row(side: str, runs: list[dict[str, Any]], cpu: dict[str, float]) -> dict[s
         "cpu_s": cpu[side],
         "spread": measure.spread(runs, "cpu_s"),
         "wall_s": measure.median(runs, "wall_s"),
+        "system_s": measure.median(runs, "system_s"),
+        "in network": measure.median(runs, "forward_s"),
         "tiles": runs[0]["tiles"],
         "Mpixels": runs[0]["pixels"] / 1e6,
         "over network": cpu[side] / cpu["network"] if "network" in cpu else None,

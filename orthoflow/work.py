@@ -15,7 +15,7 @@ from orthoflow.geometry.orientations import ORIENTATIONS, Orientation
 from orthoflow.job import Job, Tally, recipe_of, result_name, wanted_of
 from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
-from orthoflow.kernels.prepare import normalize_volume, resample, to_device
+from orthoflow.kernels.prepare import resample, to_device
 from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes
 from orthoflow.reduce.blend import Sums
@@ -61,7 +61,7 @@ def infer(
     tally.bytes_read = chunk_bytes(plan, read)
     with _compute(plan) as device:
         with tally.stage("prepare"):
-            raw, grey = _prepared(job, voxels, read, working, device)
+            prepared = _prepared(job, voxels, read, working, device)
         with tally.stage("model"):
             model = load_model(job.model, device=str(device), precision=plan.precision)
         sums = []
@@ -70,9 +70,7 @@ def infer(
             target = plan.sums_box(part, orientation, mine)
             if target is None:
                 continue
-            planes = Planes(
-                working, oriented(raw, orientation.name), oriented(grey, orientation.name)
-            )
+            planes = Planes(working, oriented(prepared, orientation.name), job.grey)
             with tally.stage("network"):
                 found, count = infer_shares(
                     model,
@@ -214,12 +212,11 @@ def write_block(job: Job, block: Box, found: dict[str, npt.NDArray[np.generic]])
 
 def _prepared(
     job: Job, voxels: npt.NDArray[np.generic], read: Box, working: Box, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Working voxels before and after normalisation, (c, z, y, x)."""
+) -> torch.Tensor:
+    """Voxels of the working grid on the device, (c, z, y, x), not yet normalised."""
     plan = job.plan
     raw = to_device(voxels, box=read, nan_policy=plan.options.nan_policy, device=device)
-    raw = resample(raw, plan.facts.shape, plan.working, inside=read, wanted=working)
-    return raw, normalize_volume(raw, job.grey)
+    return resample(raw, plan.facts.shape, plan.working, inside=read, wanted=working)
 
 
 def _count(tally: Tally, count: Count) -> None:

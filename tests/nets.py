@@ -193,3 +193,10 @@ def pairs(*choices):
     for place, options in enumerate(choices):
         found += [(*first[:place], other, *first[place + 1 :]) for other in options[1:]]
     return list(dict.fromkeys(itertools.chain(found, [tuple(o[-1] for o in choices)])))
+
+
+def read(output, path):
+    """All voxels of a stored array."""
+    import zarr
+
+    return zarr.open_array(str(output), path=path, mode="r")[:]

@@ -95,23 +95,29 @@ def shared_grid(size: int, *, patch: int, stride: float) -> Grid:
     return Grid(size, (*full, last), (*(patch,) * len(full), size - last))
 
 
-def rectangle_side(size: int, *, limit: int, divisor: int, overlap: float) -> int:
-    """Shortest patch, a multiple of `divisor`, with which the fewest patches cover `size`.
+def rectangle_side(size: int, *, limit: int, usual: int, divisor: int, overlap: float) -> int:
+    """Side of the patches, a multiple of `divisor`, that cover `size` with the fewest pixels.
 
-    >>> rectangle_side(984, limit=1024, divisor=16, overlap=0.1)
+    One patch, without any overlap, where that is at most `limit` long. A longer side takes many
+    patches in any case; what they share is a fraction of their length, so longer ones save nothing
+    there and cost more at the borders of blocks: the best side from `usual` to one and a half of
+    it, the longest of equals.
+
+    >>> rectangle_side(984, limit=1024, usual=256, divisor=16, overlap=0.1)
     992
-    >>> rectangle_side(68, limit=1024, divisor=16, overlap=0.1)
+    >>> rectangle_side(68, limit=1024, usual=256, divisor=16, overlap=0.1)
     80
-    >>> rectangle_side(3000, limit=1024, divisor=16, overlap=0.25)
-    928
+    >>> rectangle_side(3000, limit=1024, usual=256, divisor=16, overlap=0.25)
+    272
     """
-    if limit < divisor:
-        raise BadInput(f"a patch side of at most {limit} holds no multiple of divisor {divisor}")
-    count = 1
-    while True:
-        # Forgives sums such as 1 + 3 * 0.95 that are not quite 3.85 in binary.
-        exact = size / (1 + (count - 1) * (1 - overlap)) / divisor
-        side = math.ceil(exact - 1e-9) * divisor
-        if side <= limit // divisor * divisor:
-            return side
-        count += 1
+    whole = -(-size // divisor) * divisor
+    if whole <= limit:
+        return whole
+    first = -(-usual // divisor) * divisor
+    sides = range(first, max(first, usual * 3 // 2) + 1, divisor)
+
+    def cost(side: int) -> int:
+        stride = stride_of(side, overlap)
+        return side * len(even_grid(size, patch=side, stride=stride).starts)
+
+    return min(sides, key=lambda side: (cost(side), -side))

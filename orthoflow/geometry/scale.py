@@ -80,7 +80,8 @@ class AxisScale:
             share = centre - first
             indices = np.stack([first, np.minimum(first + 1, self.source - 1)])
             return indices, np.stack([1 - share, share]).astype(np.float32)
-        begin, end = target * ratio, (target + 1) * ratio
+        # Divided last, so that a border between two source voxels is met exactly.
+        begin, end = target * self.source / self.target, (target + 1) * self.source / self.target
         steps = np.arange(int(np.ceil(ratio)) + 1)[:, None]
         indices = np.floor(begin).astype(np.intp) + steps
         covered = np.minimum(indices + 1, end) - np.maximum(indices, begin)

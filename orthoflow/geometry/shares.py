@@ -77,9 +77,17 @@ def _owners(cores: Sequence[Span], span: Span) -> list[int]:
     inside = [i for i, (lo, hi) in enumerate(cores) if lo < hi and span[0] <= lo and hi <= span[1]]
     if inside:
         return inside
-    filled = [i for i, (lo, hi) in enumerate(cores) if lo < hi]
+    filled = _filled(cores)
     before = [i for i in filled if cores[i][0] <= span[0]]
     return [before[-1] if before else filled[0]]
+
+
+def _filled(cores: Sequence[Span]) -> list[int]:
+    """Blocks along one axis that have working voxels; the first one where none of them has any.
+
+    A block thinner than the factor by which the volume shrinks may be left without.
+    """
+    return [i for i, (lo, hi) in enumerate(cores) if lo < hi] or [0]
 
 
 def _groups_along_stack(
@@ -95,7 +103,7 @@ def _groups_along_stack(
     count = position.count
     first, end = need[0] // count, math.ceil(need[1] / count)
     spans = cores[stack]
-    filled = [i for i, (lo, hi) in enumerate(spans) if lo < hi]
+    filled = _filled(spans)
     mine = block[stack]
     if mine not in filled:
         return (0, 0)

@@ -33,10 +33,11 @@ Packing = Literal["auto", "none", "stripes"]
 GUARD_IF_UNKNOWN = 8
 # Pieces along one axis of a tile at most: thinner ones are all guard.
 MOST_PIECES = 16
-# Longest side of a free rectangle by number of plane axes; a constant, because the patches must not
-# depend on the machine. `tile` overrides it.
+# Longest side of a free rectangle that covers a whole side of the plane, by number of plane axes; a
+# constant, because the patches must not depend on the machine. `tile` overrides it.
 LONGEST_SIDE = {2: 1024, 3: 160}
-# Side of the fixed tile that free rectangles are priced against.
+# Side of the fixed tile that free rectangles are priced against, and of about the patches of longer
+# sides.
 USUAL_TILE = {2: 256, 3: 96}
 
 
@@ -135,6 +136,7 @@ def _axis(size: int, tile: int, rules: TileRules, wishes: TileWishes, way: str) 
         tile = rectangle_side(
             size,
             limit=LONGEST_SIDE[rules.ndim],
+            usual=USUAL_TILE[rules.ndim],
             divisor=rules.divisor or 1,
             overlap=wishes.overlap,
         )

@@ -11,7 +11,7 @@ import torch
 
 from orthoflow.errors import BlockFailed
 from orthoflow.geometry.orientations import ORIENTATIONS
-from orthoflow.kernels.prepare import constant_planes, normalize_patches
+from orthoflow.kernels.prepare import constant_planes, normalize_patches, normalize_volume
 from orthoflow.reduce.blend import FIXED_POINT_SCALE, LOGIT_LIMIT, Sums
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orthoflow.geometry.weights import Patches
     from orthoflow.models.card import Normalization
     from orthoflow.models.contract import Model
+    from orthoflow.reduce.statistics import GreyScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,12 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A box of the working grid, plane-major: (c, planes, rows, columns) float32."""
+    """A box of the working grid, plane-major, as read: (c, planes, rows, columns)."""
 
     box: Box
-    raw: torch.Tensor
-    """Before normalisation: tells empty patches."""
-    grey: torch.Tensor
-    """What the network sees."""
+    voxels: torch.Tensor
+    grey: GreyScale | None = None
+    """Normalisation of the whole volume; applied to tiles, so that it takes no memory."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def infer_shares(
     tiling = patches.tiling
     orientation = ORIENTATIONS[tiling.orientation]
     stack, spans = orientation.spans(target)
-    collector = _Collector(patches, recipe, (stack, *spans), planes.grey.device)
+    collector = _Collector(patches, recipe, (stack, *spans), planes.voxels.device)
     source = _Source(planes, orientation.spans(planes.box), recipe, tiling.planes)
     count = Count()
     for batch in _batches(tiling, shares, source, collector, count, recipe):
@@ -161,23 +161,28 @@ class _Source:
     def empty(self, position: Position, first: int, end: int) -> npt.NDArray[np.bool_]:
         """Which planes have a constant patch at this position."""
         planes = slice(first - self._first, end - self._first)
-        window = self._planes.raw[(slice(None), planes, *self._window(position))]
+        window = self._planes.voxels[(slice(None), planes, *self._window(position))]
         same: npt.NDArray[np.bool_] = constant_planes(window).cpu().numpy()
         return same
 
     def tiles(self, position: Position, groups: npt.NDArray[np.intp]) -> torch.Tensor:
         """Tiles (n, c, *tile) float32: zeros with the group's patches in their slots."""
-        grey = self._planes.grey
-        tiles = grey.new_zeros((len(groups), grey.shape[0], *position.tile))
+        voxels = self._planes.voxels
+        shape = (len(groups), voxels.shape[0], *position.tile)
+        tiles = torch.zeros(shape, dtype=torch.float32, device=voxels.device)
         for slot, place in enumerate(position.slots):
             planes = groups * position.count + slot
             here = planes < self._count
-            index = as_index(planes[here] - self._first, grey.device)
-            patches = grey[(slice(None), index, *self._window(position))].transpose(0, 1)
-            if self._recipe.patch_normalization is not None:
-                patches = normalize_patches(patches, self._recipe.patch_normalization)
-            tiles[(slice(0, int(here.sum())), slice(None), *place)] = patches
+            index = as_index(planes[here] - self._first, voxels.device)
+            patches = voxels[(slice(None), index, *self._window(position))].transpose(0, 1)
+            tiles[(slice(0, int(here.sum())), slice(None), *place)] = self._grey(patches.float())
         return tiles
+
+    def _grey(self, patches: torch.Tensor) -> torch.Tensor:
+        """Normalised patches (n, c, ...)."""
+        if self._recipe.patch_normalization is not None:
+            return normalize_patches(patches, self._recipe.patch_normalization)
+        return normalize_volume(patches, self._planes.grey)
 
 
 class _Collector:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from orthoflow.models.card import Normalization
     from orthoflow.reduce.statistics import GreyScale
 
+# Stored types that torch can cut and index on every device.
+_KEPT = ("uint8", "int8", "int16")
 # Smallest divisor, as in nnU-Net and vesuvius: a constant patch becomes zero, not infinite.
 _LEAST_WIDTH = 1e-8
 
@@ -24,7 +26,9 @@ _LEAST_WIDTH = 1e-8
 def to_device(
     voxels: npt.NDArray[np.generic], *, box: Box, nan_policy: str, device: torch.device
 ) -> torch.Tensor:
-    """Voxels (c, z, y, x) as float32 on the device.
+    """Voxels (c, z, y, x) on the device, in a dtype that holds them exactly.
+
+    Small integers stay as they are, everything else becomes float32 (what a network sees).
 
     Raises
     ------
@@ -40,7 +44,8 @@ def to_device(
                     "infinite; clean the input, or pass nan_policy=zero"
                 )
             voxels = np.where(finite, voxels, 0)
-    return torch.from_numpy(np.ascontiguousarray(voxels, np.float32)).to(device)
+    dtype = voxels.dtype if voxels.dtype.name in _KEPT else np.dtype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(voxels, dtype)).to(device)
 
 
 def resample(
@@ -48,12 +53,13 @@ def resample(
 ) -> torch.Tensor:
     """Part of a volume on another grid.
 
-    `voxels` (c, z, y, x) float32 cover the box `inside` of the source grid, the result covers the
+    `voxels` (c, z, y, x) cover the box `inside` of the source grid, the result covers the
     box `wanted` of the target grid. y and x come before z, as in the seed. Equal voxels stay
     exactly equal, and each voxel's bits depend on its global place alone.
     """
     if source == target:
         return voxels[(slice(None), *wanted.within(inside))]
+    voxels = voxels.float()
     for axis in RESAMPLE_ORDER:
         scale = scales(source, target)[axis]
         span = (wanted.start[axis], wanted.stop[axis])
@@ -75,14 +81,14 @@ def resample(
     return voxels
 
 
-def normalize_volume(voxels: torch.Tensor, grey: GreyScale | None) -> torch.Tensor:
-    """(x - shift) * factor per channel, with the volume's numbers; shape (c, z, y, x)."""
+def normalize_volume(patches: torch.Tensor, grey: GreyScale | None) -> torch.Tensor:
+    """(x - shift) * factor per channel, with the volume's numbers; patches (n, c, ...) float32."""
     if grey is None:
-        return voxels
-    form = (-1, *(1,) * (voxels.ndim - 1))
-    shift = torch.tensor(grey.shift, dtype=torch.float32, device=voxels.device)
-    factor = torch.tensor(grey.factor, dtype=torch.float32, device=voxels.device)
-    return (voxels - shift.reshape(form)) * factor.reshape(form)
+        return patches
+    form = (1, -1, *(1,) * (patches.ndim - 2))
+    shift = torch.tensor(grey.shift, dtype=torch.float32, device=patches.device)
+    factor = torch.tensor(grey.factor, dtype=torch.float32, device=patches.device)
+    return (patches - shift.reshape(form)) * factor.reshape(form)
 
 
 def normalize_patches(patches: torch.Tensor, normalization: Normalization) -> torch.Tensor:

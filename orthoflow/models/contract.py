@@ -14,7 +14,7 @@ import torch
 
 from orthoflow.errors import BadInput
 from orthoflow.models.card import Card, ModelRef, Normalization, Task
-from orthoflow.models.exact import FixedAlgorithm, can_fix_algorithm
+from orthoflow.models.exact import FixedAlgorithm, Operations, can_fix_algorithm
 from orthoflow.models.fingerprint import module_digest
 from orthoflow.models.nets import UNet, folded
 
@@ -24,7 +24,7 @@ Layout = Literal["channels_last", "contiguous"]
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MEMORY = "memory"
 CPU_BATCH_PIXELS = 2**16
-"""Tiles of our nets that go through a CPU together: one of 256 x 256, four of 128 x 128."""
+"""Tiles that go through a CPU together: one of 256 x 256, four of 128 x 128."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +42,8 @@ class Model:
     precision: Precision
     layout: Layout
     """Memory format of the tiles the module is given."""
+    shared: bool = False
+    """Whether tiles may share a batch on a CPU: every operation treats them alike in any batch."""
     reference: ModelRef | None = field(default=None, repr=False)
     """Where it was loaded from; None for a module in memory."""
 
@@ -58,12 +60,10 @@ class Model:
         torch.Tensor
             (n, outputs, same spatial shape), float32, on the same device; no gradient.
         """
-        # On a CPU small batches are as fast or faster, and a foreign module may hold operations
-        # whose last bit depends on the batch: it sees one tile at a time.
+        # On a CPU small batches are as fast or faster, so splitting one costs nothing.
         together = len(tiles)
         if self.device.type == "cpu":
-            own = isinstance(self.module, UNet) and can_fix_algorithm()
-            together = max(1, CPU_BATCH_PIXELS // math.prod(tiles.shape[2:])) if own else 1
+            together = max(1, CPU_BATCH_PIXELS // math.prod(tiles.shape[2:])) if self.shared else 1
         parts = [self.raw(part) for part in torch.split(tiles, together)]
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)  # type: ignore[arg-type]
         return logits.float()  # type: ignore[attr-defined, no-any-return]  # checked at load
@@ -177,7 +177,7 @@ def place(
     if precision == "bfloat16" and isinstance(module, UNet):
         module.to(torch.bfloat16)
     layout: Layout = "channels_last" if card.ndim == 2 else "contiguous"
-    model = Model(card, digest, module, device, precision, layout, reference)
+    model = Model(card, digest, module, device, precision, layout, reference=reference)
     if isinstance(module, UNet) or card.ndim != 2:
         return check_model(_laid_out(model))
     try:
@@ -189,7 +189,12 @@ def place(
 
 
 def check_model(model: Model) -> Model:
-    """Run one small batch and compare what comes back with the card.
+    """Run one small batch, compare what comes back with the card, and look at the operations.
+
+    Returns
+    -------
+    Model
+        The same, knowing whether tiles may share a batch.
 
     Raises
     ------
@@ -203,8 +208,10 @@ def check_model(model: Model) -> Model:
     ramp = torch.linspace(0.0, 1.0, count, device=model.device).view(2, card.channels)
     tiles = ramp.view(2, card.channels, *(1,) * card.ndim).expand(shape).contiguous()
     name = f"model {card.name!r}"
+    seen = Operations()
     try:
-        logits = model.raw(tiles)
+        with seen:
+            logits = model.raw(tiles)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadInput(
@@ -227,7 +234,7 @@ def check_model(model: Model) -> Model:
             f"the input's spatial shape with outputs={card.outputs} channels; correct the card, or "
             "wrap the module so that it crops or upsamples"
         )
-    return model
+    return dataclasses.replace(model, shared=seen.independent and can_fix_algorithm())
 
 
 def _in_layout(tiles: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:

@@ -12,11 +12,47 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 CONVOLUTIONS = {torch.conv2d: 2, torch.conv3d: 3}
+
+
+# Operations that treat every tile alike in any batch: single IEEE operations, comparisons, copies,
+# fixed sums of a few neighbours, and convolutions of the one algorithm. Left out: matrix products
+# (blocked by the size of the batch) and functions whose vectors and remainders may differ (exp).
+INDEPENDENT = frozenset(
+    {"relu", "relu_", "leaky_relu", "leaky_relu_", "add", "add_", "sub", "sub_", "mul", "mul_"}
+    | {"max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d"}
+    | {"upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "cat", "clone", "copy_"}
+    | {"native_batch_norm", "_native_batch_norm_legit_no_training", "constant_pad_nd"}
+    | {"mkldnn_convolution", "detach", "alias", "view", "slice", "_to_copy", "clamp", "clamp_"}
+    | {"select", "unsqueeze", "expand", "empty", "as_strided", "neg"}
+)
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether every operation is one that treats tiles alike in any batch."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.independent = True
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation; half precision knows one algorithm of convolution only."""
+        del types
+        name = func.overloadpacket.__name__
+        half = name == "convolution" and args[0].dtype == torch.bfloat16 and not args[6]
+        self.independent &= half or name in INDEPENDENT
+        return func(*args, **(kwargs or {}))
 
 
 def can_fix_algorithm() -> bool:

@@ -12,8 +12,9 @@ from orthoflow.options import Options, triple
 if TYPE_CHECKING:
     from orthoflow.models.card import Card
 
-# A block's longest side unless the user says otherwise: at 512^3 its sums take half a gigabyte.
-_LONGEST_BLOCK = 512
+# A block's side unless the user says otherwise, by the voxels of the volume up to which it holds:
+# small ones take little memory, large ones keep a scheduler's tasks few.
+_BLOCK_SIDES = ((2**36, 256), (2**42, 512), (math.inf, 1024))
 # As many blocks as keep a laptop's cores busy, where the volume has room for them.
 _ENOUGH_BLOCKS = 8
 # Bytes of sums that the blocks of a part may hold until their neighbours are done, and how many
@@ -38,8 +39,13 @@ def batch_size(pixels: int, device: str) -> int:
     return max(1, _BATCH_PIXELS[kind] // pixels)
 
 
-def choose(shape: Triple, options: Options, *, chunked: str) -> tuple[Triple, Triple, Triple]:
-    """Chunk, shard and block, in voxels; refuse what would let two tasks write one object."""
+def choose(
+    shape: Triple, options: Options, *, chunked: str, patch: int
+) -> tuple[Triple, Triple, Triple]:
+    """Chunk, shard and block, in voxels; refuse what would let two tasks write one object.
+
+    `patch` is the longest side of any patch, in input voxels.
+    """
     chunk = _clip(triple("chunk", options.chunk), shape)
     shard = None if options.shard is None else _clip(triple("shard", options.shard), shape)
     if chunked == "0.4":
@@ -51,7 +57,7 @@ def choose(shape: Triple, options: Options, *, chunked: str) -> tuple[Triple, Tr
     if shard is not None:
         _check_multiple("shard", shard, "chunk", chunk, shape)
     if options.block is None:
-        block = _default_block(shape, shard or chunk)
+        block = _default_block(shape, shard or chunk, patch)
     else:
         block = _clip(triple("block", options.block), shape)
         _check_multiple("block", block, "shard" if shard else "chunk", shard or chunk, shape)
@@ -66,8 +72,7 @@ def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> T
         return (z, y, x)
     if card.speed is not None and card.speed / 3 >= _FAST_NETWORK:
         return (1, 1, 1)
-    bytes_each = 3 * 4 * (1 if card.outputs <= 2 else card.outputs) * math.prod(block)
-    most = min(_PART_BLOCKS, max(1, _PART_BYTES // bytes_each))
+    most = min(_PART_BLOCKS, max(1, _PART_BYTES // sums_bytes(block, card)))
     sides = [1, 1, 1]
     while True:
         # The shortest side grows first: a cube has the fewest rims.
@@ -83,18 +88,29 @@ def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> T
         sides[axis] = min(2 * sides[axis], grid[axis])
 
 
-def _default_block(shape: Triple, unit: Triple) -> Triple:
-    """Whole units, at most 512 a side, small enough for several blocks."""
-    sides = [
-        min(math.ceil(n / u), max(1, _LONGEST_BLOCK // u)) for n, u in zip(shape, unit, strict=True)
-    ]
-    while math.prod(math.ceil(n / (s * u)) for n, s, u in zip(shape, sides, unit, strict=True)) < (
-        _ENOUGH_BLOCKS
-    ):
-        longest = max(range(3), key=lambda axis: (sides[axis] * unit[axis], -axis))
-        if sides[longest] == 1:
+def sums_bytes(block: Triple, card: Card) -> int:
+    """Bytes of the sums over one block: int32 for each orientation and blended channel."""
+    orientations = 3 if card.ndim == 2 else 1
+    return orientations * 4 * (1 if card.outputs <= 2 else card.outputs) * math.prod(block)
+
+
+def _default_block(shape: Triple, unit: Triple, patch: int) -> Triple:
+    """Whole units: no shorter than half a patch, short enough for several blocks.
+
+    Blocks much shorter than the patches would each read and hold most of their neighbours.
+    """
+    usual = next(side for most, side in _BLOCK_SIDES if math.prod(shape) <= most)
+    longest = [math.ceil(max(usual, patch / 2) / u) for u in unit]
+    least = [max(1, math.ceil(patch / 2 / u)) for u in unit]
+    whole = [math.ceil(n / u) for n, u in zip(shape, unit, strict=True)]
+    sides = [min(n, most) for n, most in zip(whole, longest, strict=True)]
+    while math.prod(math.ceil(n / s) for n, s in zip(whole, sides, strict=True)) < _ENOUGH_BLOCKS:
+        halves = [math.ceil(s / 2) for s in sides]
+        may = [a for a in range(3) if halves[a] < sides[a] and halves[a] >= least[a]]
+        if not may:
             break
-        sides[longest] = math.ceil(sides[longest] / 2)
+        axis = max(may, key=lambda a: (sides[a] * unit[a], -a))
+        sides[axis] = halves[axis]
     return _clip(cast("Triple", tuple(s * u for s, u in zip(sides, unit, strict=True))), shape)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.orientations import ORIENTATIONS
+from orthoflow.plan.blocks import sums_bytes
 
 if TYPE_CHECKING:
     from orthoflow.geometry.box import Box
@@ -92,13 +93,7 @@ def peak_bytes(plan: Plan, part: Part, block: Box) -> int:
     fixed = PROCESS_BYTES + activation_bytes(plan)
     if working is None:
         return fixed
-    read = plan.read_box(working).voxels * plan.facts.channels
-    raw = read * np.dtype(plan.facts.dtype).itemsize
-    # Read as stored, as float32, resampled (if at all) and normalised (if at all).
-    grey = working.voxels * plan.facts.channels * 4
-    resampled = plan.working != plan.facts.shape
-    prepared = raw + read * 4 + (grey * 2 if resampled else 0)
-    inputs = max(prepared, grey * (1 if plan.normalization.method == "none" else 2))
+    inputs = input_bytes(plan, plan.read_box(working), working)
     sums = {
         name: 0 if box is None else box.voxels * plan.channels * 4
         for name, box in (
@@ -112,6 +107,17 @@ def peak_bytes(plan: Plan, part: Part, block: Box) -> int:
     return fixed + max(running, voting)
 
 
+def input_bytes(plan: Plan, read: Box, working: Box) -> int:
+    """Bytes of a task's voxels: as read, and as float32 where they are resampled or converted."""
+    item = np.dtype(plan.facts.dtype).itemsize
+    stored = read.voxels * plan.facts.channels * item
+    resampled = plan.working != plan.facts.shape
+    if not resampled:
+        kept = plan.facts.dtype in ("uint8", "int8", "int16", "float32")
+        return stored if kept else stored + read.voxels * plan.facts.channels * 4
+    return stored + (read.voxels + working.voxels) * plan.facts.channels * 4
+
+
 def require_memory(plan: Plan, limit: int) -> None:
     """Refuse a plan whose tasks need more than `limit` bytes."""
     need = total_work(plan).peak_bytes
@@ -121,6 +127,12 @@ def require_memory(plan: Plan, limit: int) -> None:
             f"memory_limit {limit:,} bytes: a block of {','.join(map(str, plan.block))} needs "
             f"{need:,}; use a smaller block, such as {smaller} with a shard of it, or batch_size 1"
         )
+
+
+def part_bytes(plan: Plan) -> int:
+    """Bytes of sums that a part of several blocks holds at most between its tasks."""
+    blocks = math.prod(plan.part_blocks)
+    return 0 if blocks == 1 else blocks * sums_bytes(plan.block, plan.card)
 
 
 def activation_bytes(plan: Plan) -> int:

@@ -41,6 +41,7 @@ def plan_numbers(plan: Plan) -> dict[str, Any]:
         "bytes_read": work.bytes_read,
         "bytes_written": costs.bytes_written(plan),
         "peak_bytes_per_worker": work.peak_bytes,
+        "part_bytes": costs.part_bytes(plan),
         "seconds": costs.seconds(plan),
         "batch_size": plan.batch,
         "precision": plan.precision,
@@ -145,12 +146,13 @@ def _work_lines(plan: Plan, numbers: dict[str, Any]) -> list[str]:
     again = numbers["run"]["network_pixels"] / max(1, numbers["total"]["network_pixels"])
     arrays = ", ".join(a.path for a in plan.output.arrays)
     lines = [
-        f"work       {numbers['blocks']:,} blocks of {_shape(plan.block)} in {numbers['parts']:,} "
-        f"parts of {_shape(plan.part_blocks)} blocks",
+        f"work       {_count(numbers['blocks'], 'block')} of {_shape(plan.block)} in "
+        f"{_count(numbers['parts'], 'part')} of {_shape(plan.part_blocks)} blocks",
         f"           {again:.2f} x the network pixels (patches across parts run again)",
         f"reads      {_bytes(numbers['bytes_read'])} of chunks, decoded",
         f"writes     {_bytes(numbers['bytes_written'])} before compression: {arrays}",
-        f"memory     {_bytes(numbers['peak_bytes_per_worker'])} per worker at most, one task each",
+        f"memory     {_bytes(numbers['peak_bytes_per_worker'])} per worker at most, one task each"
+        + _held(numbers["part_bytes"]),
     ]
     if numbers["seconds"] is not None:
         lines.append(
@@ -158,6 +160,14 @@ def _work_lines(plan: Plan, numbers: dict[str, Any]) -> list[str]:
             f"({plan.card.speed:.3g} network pixels/s, {plan.card.speed_note})"
         )
     return lines
+
+
+def _held(count: int) -> str:
+    return f"; a part holds {_bytes(count)} of sums between its tasks" if count else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _shape(shape: tuple[int, ...] | int) -> str:

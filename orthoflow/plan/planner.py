@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, Triple, parse_roi
 from orthoflow.geometry.levels import pyramid_levels
-from orthoflow.geometry.orientations import Orientation, named_orientations
+from orthoflow.geometry.orientations import ORIENTATIONS, Orientation, named_orientations
 from orthoflow.geometry.output import ArraySpec, OutputSpec
 from orthoflow.geometry.scale import working_shape
 from orthoflow.geometry.ways import (
@@ -52,7 +53,12 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     )
     ways = _ways(oriented, working, card, options)
     region = parse_roi(options.roi, facts.shape) if options.roi else Box.whole(facts.shape)
-    chunk, shard, block = blocking.choose(region.shape, options, chunked=options.ome_version)
+    chunk, shard, block = blocking.choose(
+        region.shape,
+        options,
+        chunked=options.ome_version,
+        patch=_longest_patch(ways, facts.shape, working),
+    )
     part = blocking.choose_part(region.shape, block, options, card)
     return Plan(
         facts=facts,
@@ -164,6 +170,18 @@ def tile_rules(card: Card, options: Options) -> TileRules:
                 f"use {below} or {below + divisor}"
             )
     return TileRules(card.ndim, sides, card.divisor, card.stride, card.reach)
+
+
+def _longest_patch(ways: tuple[Way, ...], shape: Triple, working: Triple) -> int:
+    """Longest side of any patch, in input voxels."""
+    sides = [
+        max(grid.lengths) * shape[axis] / working[axis]
+        for way in ways
+        for axis, grid in zip(
+            ORIENTATIONS[way.chosen.orientation].plane, way.chosen.grids, strict=True
+        )
+    ]
+    return math.ceil(max(sides))
 
 
 def _normalization(card: Card, options: Options) -> Normalization:

@@ -122,7 +122,7 @@ def test_support_is_exactly_what_the_taps_touch(source, target, data):
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.data())
-@example(source=294, target=98, data=None)
+@example(source=259, target=252, data=None)
 def test_shrinking_reads_no_voxel_that_it_does_not_cover(source, target, data):
     """A border that falls between two voxels must not drag in the one behind it."""
     if target >= source:

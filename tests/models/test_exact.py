@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
+from orthoflow.models.contract import Model
 from orthoflow.models.exact import FixedAlgorithm
+from orthoflow.models.load import load_model
+from orthoflow.models.nets import UNet
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,62 @@ def test_torch_alone_does_not_keep_the_promise():
         with FixedAlgorithm():
             fixed = functional.conv2d(tiles, weight)[:1]
             assert torch.equal(functional.conv2d(tiles[:1], weight), fixed)
+
+
+class Foreign(nn.Module):
+    """A plain network of someone else's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.LeakyReLU(), nn.AvgPool2d(2)
+        )
+        self.second = nn.Sequential(
+            nn.Conv2d(6, 6, 3, padding=2, dilation=2), nn.ReLU(), nn.Upsample(None, 2, "bilinear")
+        )
+        self.last = nn.Conv2d(7, 2, 1)
+
+    def forward(self, tiles):
+        raised = self.second(self.first(tiles))
+        return self.last(torch.cat((tiles, raised * 0.5 + 1), 1))
+
+
+class Transposed(Foreign):
+    def __init__(self):
+        super().__init__()
+        self.second = nn.ConvTranspose2d(6, 6, 2, stride=2)
+
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 128)
+
+    def forward(self, tiles):
+        return self.layer(tiles.flatten(1)).view(len(tiles), 2, 8, 8)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("module", "facts", "shared"),
+    [
+        (Foreign, {"divisor": 2}, True),
+        (Transposed, {"divisor": 2}, False),
+        (Dense, {"tile": (8, 8)}, False),
+        (lambda: UNet(outputs=2, base=4, depth=2), {}, True),
+        (lambda: nn.Conv2d(1, 2, 3, padding="same"), {"divisor": 1}, None),
+    ],
+)
+def test_foreign_modules_share_a_batch_only_where_it_cannot_show(module, facts, shared, precision):
+    torch.manual_seed(0)
+    model = load_model(Model.from_torch(module(), **facts), precision=precision)
+    if shared is not None:
+        assert model.shared == shared
+    shapes = [(8, 8)] if "tile" in facts else [(8, 8), (24, 40), (96, 64)]
+    for height, width in shapes:
+        tiles = torch.rand(18, 1, height, width)
+        alone = torch.cat([model(tile[None]) for tile in tiles])
+        assert torch.equal(model(tiles), alone)
+        assert torch.equal(torch.cat([model(tiles[:7]), model(tiles[7:])]), alone)
+        if model.shared:
+            assert torch.equal(model.raw(tiles).float(), alone)
