@@ -160,6 +160,7 @@ def plan(volume: str | None, shape: str | None, as_json: bool, **wishes: Any) ->
     orthoflow plan --shape 68,984,984 --tile 256 --overlap 0.1 --json
     """
     from orthoflow.plan import plan_run  # noqa: PLC0415 - imports NumPy
+    from orthoflow.plan.costs import require_memory  # noqa: PLC0415
 
     own = {
         name: wishes.pop(name) for name in ("dtype", "model", "tile", "divisor", "stride", "reach")
@@ -170,6 +171,8 @@ def plan(volume: str | None, shape: str | None, as_json: bool, **wishes: Any) ->
     made = plan_run(
         _plan_facts(volume, shape, own["dtype"], options), _plan_card(own, options), options
     )
+    if options.memory_limit is not None:
+        require_memory(made, options.memory_limit)
     click.echo(json.dumps(made.to_dict(), indent=2) if as_json else str(made))
 
 
@@ -191,7 +194,19 @@ def _plan_facts(volume: str | None, shape: str | None, dtype: str, options: Opti
         raise BadInput(f"shape {shape!r} is not of the form z,y,x or c,z,y,x with positive numbers")
     channels = sides[0] if len(sides) == 4 else 1
     z, y, x = sides[-3:]
-    return VolumeFacts(name="shape", shape=(z, y, x), dtype=dtype, channels=channels)
+    return VolumeFacts(name="shape", shape=(z, y, x), dtype=_plain_dtype(dtype), channels=channels)
+
+
+def _plain_dtype(name: str) -> str:
+    import numpy as np  # noqa: PLC0415 - not needed for --help
+
+    try:
+        found = np.dtype(name)
+    except TypeError:
+        found = np.dtype(np.void)
+    if found.kind not in "iuf":
+        raise BadInput(f"dtype {name!r} is no plain number; use one such as uint8 or float32")
+    return found.name
 
 
 def _plan_card(own: dict[str, Any], options: Options) -> Any:
@@ -252,7 +267,7 @@ def run(
             raise BadInput(f"{name} is missing; {_REMEDY.format('run')}")
     for name in ("input", "target", "model"):
         job.pop(name, None)
-    options = {"cluster": "processes", **_normal(job), **_given(wishes)}
+    options = {"cluster": "processes", **job, **_given(wishes)}
     Options.from_mapping(options)
 
     from orthoflow import pipeline  # noqa: PLC0415 - imports torch
@@ -264,14 +279,6 @@ def run(
         for block, reason in report["failed"].items():
             click.echo(f"failed block {block}: {reason}", err=True)
         sys.exit(EXIT_BLOCKS_FAILED)
-
-
-def _normal(job: dict[str, Any]) -> dict[str, Any]:
-    """Job-file keys as the fields' names, so that typed options replace them."""
-    from orthoflow.options import option_names  # noqa: PLC0415
-
-    known = option_names()
-    return {known.get(key.replace("_", "-").lower(), key): value for key, value in job.items()}
 
 
 def _report_lines(report: dict[str, Any]) -> list[str]:
@@ -288,7 +295,10 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
 
 
 @_with_wishes(
-    without=("roi", "output", "overwrite", "cluster", "scheduler", "levels", "keep_stacks")
+    without=(
+        *("roi", "output", "name", "overwrite", "levels", "keep_stacks", "disagreement"),
+        *("compression_level", "ome_version", "cluster", "scheduler", "workers", "memory_limit"),
+    )
 )
 @cli.command(cls=_Grouped)
 @click.argument("volume", metavar="INPUT")
@@ -378,7 +388,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         command = "" if error.ctx is None else error.ctx.command_path.partition(" ")[2]
-        _stop(f"{error.format_message()} {_REMEDY.format(command)}", EXIT_BAD_INPUT)
+        message = error.format_message().rstrip(".")
+        _stop(f"{message}; {_REMEDY.format(command)}", EXIT_BAD_INPUT)
     except click.Abort:
         _stop("interrupted; the output is incomplete", EXIT_INTERRUPTED)
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, Triple
 from orthoflow.geometry.levels import pyramid_levels
 from orthoflow.geometry.output import ArraySpec, OutputSpec
+from orthoflow.options import Options
 from orthoflow.pipeline import run
 from orthoflow.show import overview
 from orthoflow.stores.ome import create_output, read_level, write_box
@@ -55,8 +56,9 @@ def run_demo(
     progress: Callable[[Progress], None] | None = None,
 ) -> DemoResult:
     """Make a volume, segment it on a local Dask cluster, compare it with the truth, draw it."""
-    _make_room(folder)
+    Options.from_mapping({"workers": workers})
     made = make_volume(shape=shape, seed=seed)
+    _make_room(folder)
     truth = (made.labels > 0).astype(np.uint8)
     volume, output, picture = (
         folder / n for n in ("volume.zarr", "segmented.zarr", "overview.png")

@@ -68,11 +68,9 @@ class _Lines:
             self._console.print(f"dashboard {now.dashboard}", soft_wrap=True, highlight=False)
         if tenth > self._shown.get(now.stage, 0) or now.done == now.total:
             left = now.seconds / now.done * (now.total - now.done)
-            self._console.print(
-                f"{now.stage} {now.done:,}/{now.total:,} {rate_of(now)} {left:.0f} s left",
-                soft_wrap=True,
-                highlight=False,
-            )
+            facts = (f"{now.done:,}/{now.total:,}", rate_of(now), f"{left:.0f} s left")
+            line = " ".join((now.stage, *filter(None, facts)))
+            self._console.print(line, soft_wrap=True, highlight=False)
         self._shown[now.stage] = tenth
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, cast
 
 from orthoflow.errors import BadInput
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 _BLOCK_SIDES = ((2**36, 256), (2**42, 512), (math.inf, 1024))
 # As many blocks as keep a laptop's cores busy, where the volume has room for them.
 _ENOUGH_BLOCKS = 8
-# Bytes of sums that the blocks of a part may hold until their neighbours are done, and how many
-# blocks at most: a part is what is lost when a worker dies.
-_PART_BYTES = 8 * 2**30
+# Bytes of sums that the blocks of a part may hold until their neighbours are done (a cube of
+# 1024 voxels), and how many blocks at most: a part is what is lost when a worker dies.
+_PART_BYTES = 12 * 2**30
 _PART_BLOCKS = 64
 # Volume voxels per second and GPU above which computing a rim twice beats sending it.
 _FAST_NETWORK = 60e6
@@ -72,7 +73,10 @@ def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> T
         return (z, y, x)
     if card.speed is not None and card.speed / 3 >= _FAST_NETWORK:
         return (1, 1, 1)
-    most = min(_PART_BLOCKS, max(1, _PART_BYTES // sums_bytes(block, card)))
+    # On a small machine a local run must not fill the memory with sums; nothing but speed depends
+    # on the size of a part.
+    room = min(_PART_BYTES, physical_memory() * 3 // 5)
+    most = min(_PART_BLOCKS, max(1, room // sums_bytes(block, card)))
     sides = [1, 1, 1]
     while True:
         # The shortest side grows first: a cube has the fewest rims.
@@ -86,6 +90,11 @@ def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> T
             return (sides[0], sides[1], sides[2])
         axis = min(growing, key=lambda a: sides[a] * block[a])
         sides[axis] = min(2 * sides[axis], grid[axis])
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def sums_bytes(block: Triple, card: Card) -> int:
