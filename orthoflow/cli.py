@@ -232,13 +232,12 @@ def _plan_card(own: dict[str, Any], options: Options) -> Any:
     )
 
 
-@_with_wishes(without=("cluster",))
+@_with_wishes()
 @cli.command(cls=_Grouped)
 @click.argument("volume", metavar="INPUT", required=False)
 @click.argument("target", metavar="OUTPUT", required=False)
 @click.option("--model", help="The network: a name, a folder, a URL.")
 @click.option("--config", type=click.Path(), help="Job file with any of these options.")
-@click.option("--cluster", help="processes|threads|cuda|synchronous  [processes]")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from orthoflow.options import Options
 
 _TIMEOUT = 20.0
+_GPU_THREADS = 3
 
 
 @contextlib.contextmanager
@@ -68,23 +70,47 @@ def _existing(address: str) -> Iterator[Client]:
 def _local(options: Options) -> Iterator[Client]:
     from distributed import Client, LocalCluster  # noqa: PLC0415 - slow to import
 
-    count = options.workers or len(os.sched_getaffinity(0))
+    kind = local_kind(options) if options.cluster == "auto" else options.cluster
     # No free port is no reason to fail: port 0 lets the system choose one.
     arguments: dict[str, Any] = {
         "dashboard_address": "127.0.0.1:0",
         "silence_logs": logging.ERROR,
     }
     make: Callable[..., Any] = LocalCluster
-    if options.cluster == "cuda":
+    count = options.workers or _usual_workers(options)
+    if kind == "cuda":
         make = _cuda_cluster
         arguments |= {} if options.workers is None else {"n_workers": options.workers}
-    elif options.cluster == "processes":
+    elif kind == "processes":
         arguments |= {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
     else:
         arguments |= {"n_workers": 1, "threads_per_worker": count, "processes": False}
     # The plan says what a worker needs; Dask's own limits would pause it for torch's memory.
     with make(**arguments, memory_limit=0) as cluster, Client(cluster) as client:
         yield client
+
+
+def local_kind(options: Options, *, otherwise: str = "threads") -> str:
+    """What "auto" stands for: a worker per GPU where there are any, `otherwise` without.
+
+    Without dask-cuda the threads of one process share one GPU.
+    """
+    if not _has_gpu(options):
+        return otherwise
+    return "cuda" if importlib.util.find_spec("dask_cuda") else "threads"
+
+
+def _has_gpu(options: Options) -> bool:
+    if options.device == "cpu" or importlib.util.find_spec("torch") is None:
+        return False
+    import torch  # noqa: PLC0415 - slow to import
+
+    return torch.cuda.is_available()
+
+
+def _usual_workers(options: Options) -> int:
+    """A worker per core; on one GPU enough to read ahead and write behind."""
+    return _GPU_THREADS if _has_gpu(options) else len(os.sched_getaffinity(0))
 
 
 def _cuda_cluster(**arguments: Any) -> Any:
@@ -98,4 +124,4 @@ def _cuda_cluster(**arguments: Any) -> Any:
 
     if not torch.cuda.is_available():
         raise BadInput("cluster cuda: torch finds no GPU here; use cluster threads or processes")
-    return LocalCUDACluster(threads_per_worker=2, **arguments)
+    return LocalCUDACluster(threads_per_worker=_GPU_THREADS, **arguments)

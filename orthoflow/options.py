@@ -105,7 +105,7 @@ class Options:
 
     block: tuple[int, ...] | None = _wish(None, "voxels", _RUN, "block of output that one task makes, one number or z,y,x", low=1)
     part: tuple[int, ...] | None = _wish(None, "voxels", _RUN, "blocks per part, one number or z,y,x; inside a part nothing is computed twice", low=1)
-    cluster: str = _wish("threads", "text", _RUN, "where the work runs without a scheduler address", choices=("threads", "processes", "cuda", "synchronous"))
+    cluster: str = _wish("auto", "text", _RUN, "where the work runs without a scheduler address (auto: cuda where there are GPUs and dask-cuda; else processes from the command line, threads from Python)", choices=("auto", "threads", "processes", "cuda", "synchronous"))
     scheduler: str | None = _wish(None, "text", _RUN, "address of a running Dask scheduler")
     workers: int | None = _wish(None, "int", _RUN, "workers of a local cluster", low=1, aliases=("num-workers",))
     memory_limit: int | None = _wish(None, "int", _RUN, "bytes a worker may use; a plan that needs more is refused", low=1)
