@@ -340,7 +340,7 @@ def _three(name: str, text: str) -> Triple:
 @cli.command()
 @click.option("--out", "folder", default="demo", help="Folder for everything it makes.  [demo]")
 @click.option("--shape", default="96,256,256", help="Volume z,y,x.  [96,256,256]")
-@click.option("--seed", default=0, help="Of the synthetic volume.  [0]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the synthetic volume.  [0]")
 @click.option("--workers", type=int, help="Worker processes.  [one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def demo(folder: str, shape: str, seed: int, workers: int | None, as_json: bool) -> None:

@@ -56,6 +56,7 @@ def run_demo(
     progress: Callable[[Progress], None] | None = None,
 ) -> DemoResult:
     """Make a volume, segment it on a local Dask cluster, compare it with the truth, draw it."""
+    _require_room(folder)
     Options.from_mapping({"workers": workers})
     made = make_volume(shape=shape, seed=seed)
     _make_room(folder)
@@ -124,12 +125,18 @@ def write_volume(
                 build_level_box(path, array.path, number, box)
 
 
+def _require_room(folder: Path) -> None:
+    """Refuse a folder that holds something else than an earlier demo."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"folder {folder} is a file; choose another name")
+    others = sorted({entry.name for entry in folder.glob("*")} - set(_MADE))
+    if others:
+        raise BadInput(f"folder {folder} holds {others[0]}; the demo wants a folder of its own")
+
+
 def _make_room(folder: Path) -> None:
     """An empty folder, or the one of an earlier demo emptied."""
     folder.mkdir(parents=True, exist_ok=True)
-    others = sorted({entry.name for entry in folder.iterdir()} - set(_MADE))
-    if others:
-        raise BadInput(f"folder {folder} holds {others[0]}; the demo wants a folder of its own")
     for name in _MADE:
         entry = folder / name
         if entry.is_dir():

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orthoflow.errors import BadInput
+from orthoflow.options import option_names
 
+_PATHS = ("input", "target", "model")
 _MOST_BYTES = 2**20
 
 
 def read_job(path: str | Path) -> dict[str, Any]:
-    """Names and values of a job file; what they mean is `Options`' business.
+    """Values of a job file, under the names of `Options`' fields; what they mean is its business.
 
     Besides every option it may hold `input`, `target` (the output's path or URL) and `model`.
 
     Raises
     ------
     BadInput
-        If there is no such file, or it holds no mapping of names.
+        If there is no such file, it holds no mapping of names, or a name is unknown.
     """
     file = Path(path)
     try:
@@ -34,4 +37,20 @@ def read_job(path: str | Path) -> dict[str, Any]:
         raise BadInput(f"config {path} is no YAML: {first}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadInput(f"config {path} holds no mapping; write lines such as overlap: 0.25")
-    return content
+    return _named(content, path)
+
+
+def _named(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The same with fields' names for every spelling that is accepted."""
+    known = {**option_names(), **{name: name for name in _PATHS}}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        spelling = key.replace("_", "-").lower()
+        if spelling not in known:
+            near = difflib.get_close_matches(spelling, known, n=1)
+            hint = f"did you mean {known[near[0]]}?" if near else "see orthoflow run --help"
+            raise BadInput(f"config {path}: key {key!r} is unknown; {hint}")
+        if known[spelling] in found:
+            raise BadInput(f"config {path}: {known[spelling]} is given twice; give it once")
+        found[known[spelling]] = value
+    return found

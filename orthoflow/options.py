@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
@@ -127,11 +128,11 @@ class Options:
             raise BadInput(f"threshold {self.threshold} is no probability; use 0 < threshold < 1")
         for name in ("diameter", "anisotropy", "sigma_scale"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and value <= 0:
                 raise BadInput(f"{name} {value} must be a positive number")
         for name in ("downsample", "voxel_size"):
             values = getattr(self, name)
-            if values is not None and not all(0 < v < float("inf") for v in values):
+            if values is not None and min(values) <= 0:
                 raise BadInput(f"{name} {_text(values)} must hold positive numbers")
 
     @classmethod
@@ -144,14 +145,17 @@ class Options:
         known = option_names()
         found: dict[str, Any] = {}
         for name, value in values.items():
-            key = known.get(name.replace("_", "-").lower())
+            # A job file may have keys that are no words, as in "1: x" or "on: x".
+            spelling = str(name).replace("_", "-")
+            key = known.get(spelling.lower())
             if key is None:
-                near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+                near = difflib.get_close_matches(spelling, known, n=1)
                 hint = f"; did you mean {known[near[0]]}?" if near else "; see orthoflow run --help"
                 raise BadInput(f"option {name!r} is unknown{hint}")
             if key in found:
                 raise BadInput(f"option {name!r} is given twice (as {key}); give it once")
-            found[key] = _convert(key, value, wish_of(key))
+            leave = value is None and default_of(key) is None
+            found[key] = None if leave else _convert(key, value, wish_of(key))
         return cls(**found)
 
     def changed(self) -> dict[str, Any]:
@@ -172,6 +176,11 @@ def wish_of(name: str) -> Wish:
     entry = next(f for f in fields(Options) if f.name == name)
     wish: Wish = entry.metadata["wish"]
     return wish
+
+
+def default_of(name: str) -> Any:
+    """Default of the option `name`; None where the plan chooses."""
+    return next(f.default for f in fields(Options) if f.name == name)
 
 
 def option_names() -> dict[str, str]:
@@ -202,8 +211,15 @@ def _check(name: str, value: Any, wish: Wish) -> None:
         near = difflib.get_close_matches(str(value), wish.choices, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadInput(f"{name} {value!r} is not one of {', '.join(wish.choices)}{hint}")
-    numbers = value if isinstance(value, tuple) else (value,)
-    for number in numbers:
+    _check_range(name, value, wish)
+
+
+def _check_range(name: str, value: Any, wish: Wish) -> None:
+    if value == () and wish.kind in ("voxels", "floats"):
+        raise BadInput(f"{name} is empty; give one number or more, or leave it out")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise BadInput(f"{name} {_text(value)} is not finite; use a number")
         if wish.low is not None and number < wish.low:
             raise BadInput(f"{name} {_text(value)} is too small; use at least {wish.low:g}")
         if wish.high is not None and number > wish.high:
@@ -212,11 +228,9 @@ def _check(name: str, value: Any, wish: Wish) -> None:
 
 def _convert(name: str, value: Any, wish: Wish) -> Any:
     """A value as its field's type."""
-    if value is None:
-        return None
     try:
         return _CONVERT[wish.kind](value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         wanted = _WANTED[wish.kind]
         raise BadInput(f"{name} {value!r} cannot be read; use {wanted}") from error
 

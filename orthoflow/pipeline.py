@@ -19,7 +19,7 @@ from orthoflow.options import Options
 from orthoflow.plan import plan_run
 from orthoflow.reduce.statistics import sample_boxes
 from orthoflow.stores.ome import create_output, write_record
-from orthoflow.stores.urls import display_url, exists, is_inside
+from orthoflow.stores.urls import display_url, exists, is_inside, probe_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +78,7 @@ def run(
     with connect(wishes, client) as workers:
         plan = plan_run(source.facts, reference.card, on_device(wishes, workers))
         check_memory(plan)
+        probe_write(output, wishes.storage_option)
         job = jobs.Job(plan, reference, source.ref, None, str(output))
         token = fingerprint(plan, reference)
         job, grey = prepared(workers, job, source, token[:8])

@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.s3"]
+
 settings.register_profile(
     "ci",
     deadline=None,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import orthoflow as of
-from orthoflow import graph, pipeline, work
+from orthoflow import graph, job, pipeline, work
 from orthoflow.inputs import find_source
 from orthoflow.options import Options
 from orthoflow.plan import plan_run
@@ -133,21 +132,21 @@ def planned(volume, model, **options):
     source = find_source(volume, wishes)
     reference = pipeline.model_ref(model, wishes)
     plan = plan_run(source.facts, reference.card, wishes)
-    bare = work.Job(plan, reference, source.ref, None)
-    job, _ = pipeline.prepared(None, bare, source, "test")
-    return plan, job, source
+    bare = job.Job(plan, reference, source.ref, None)
+    shared, _ = pipeline.prepared(None, bare, source, "test")
+    return plan, shared, source
 
 
 def everything(volume, model, **options):
     """Every result of a run by name, as arrays over the region; nothing is written."""
-    plan, job, source = planned(volume, model, **options)
+    plan, shared, source = planned(volume, model, **options)
     names = [o.name for o in plan.orientations]
     wanted = ["labels", "probabilities", "disagreement", "logits/consensus"]
     wanted += [f"{kind}/{name}" for kind in ("stacks", "logits") for name in names]
     found = {}
     for part in plan.parts():
-        for block, nodes in graph._sums(graph.Direct(), plan, part, job, source.array).items():
-            for name, values in work.finish(job, block, wanted, *nodes).items():
+        for block, nodes in graph._sums(graph.Direct(), plan, part, shared, source.array).items():
+            for name, values in work.finish(shared, block, wanted, *nodes).items():
                 whole = found.setdefault(
                     name, np.full((*values.shape[:-3], *plan.region.shape), 99, values.dtype)
                 )
@@ -184,15 +183,6 @@ def crop(arrays, roi):
     spans = [part.split(":") for part in roi.split(",")]
     index = tuple(slice(int(a) if a else None, int(b) if b else None) for a, b in spans)
     return {name: values[(..., *index)] for name, values in arrays.items()}
-
-
-def pairs(*choices):
-    """The first of each, then one changed at a time, then all the last: few that cover much."""
-    first = tuple(options[0] for options in choices)
-    found = [first]
-    for place, options in enumerate(choices):
-        found += [(*first[:place], other, *first[place + 1 :]) for other in options[1:]]
-    return list(dict.fromkeys(itertools.chain(found, [tuple(o[-1] for o in choices)])))
 
 
 def read(output, path):

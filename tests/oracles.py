@@ -6,6 +6,7 @@ function follows the definition in words, voxel by voxel where that is the defin
 
 from __future__ import annotations
 
+import decimal
 import itertools
 import math
 from fractions import Fraction
@@ -188,10 +189,10 @@ def voxels_of_group(tiling, pieces, group):
 
 
 def sigmoid_byte(logit):
-    """round(255 / (1 + exp(-logit))) in float64."""
-    logit = float(logit)
-    share = 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
-    return round(255 * share)
+    """255 / (1 + exp(-logit)) rounded, half to even, in sixty digits."""
+    with decimal.localcontext(decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN)):
+        share = 255 / (1 + (-decimal.Decimal(float(logit))).exp())
+        return int(share.to_integral_value())
 
 
 def majority(opinions, votes):

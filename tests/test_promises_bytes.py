@@ -12,10 +12,16 @@ from orthoflow import work
 from orthoflow.models.nets import UNet
 from tests import nets
 
-SHAPE = (20, 36, 44)
-BLOCKS = [(24, 40, 48), (8, 8, 8), (16, 16, 16), (8, 24, 48), (24, 8, 16), (16, 40, 8), (8, 16, 24)]
-PARTS = [1, 100, 2, (1, 3, 2)]
-BATCHES = [1, 3, 64]
+SHAPE = (14, 26, 30)
+WHOLE = (16, 32, 32)
+CUTS = [  # block, blocks in a part, tiles in a batch
+    ((8, 8, 8), 100, 64),
+    ((16, 16, 16), 1, 3),
+    ((8, 32, 16), 2, 1),
+    ((16, 8, 32), (1, 3, 1), 5),
+    ((8, 16, 24), 1, 64),
+    ((16, 24, 8), (1, 1, 2), 2),
+]
 
 
 @functools.cache
@@ -108,7 +114,7 @@ CASES = {
 def reference(case):
     """Every result of the whole volume as one block, one tile at a time."""
     make, model, options = CASES[case]
-    return nets.everything(make(), model(), block=BLOCKS[0], part=1, batch_size=1, **options)
+    return nets.everything(make(), model(), block=WHOLE, part=1, batch_size=1, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -116,7 +122,7 @@ def test_block_part_and_batch_do_not_show(case):
     make, model, options = CASES[case]
     expected = reference(case)
     volume, model = make(), model()
-    for block, part, batch in nets.pairs(BLOCKS[1:], PARTS[::-1], BATCHES):
+    for block, part, batch in CUTS:
         found = nets.everything(volume, model, block=block, part=part, batch_size=batch, **options)
         nets.assert_same(found, expected)
 
@@ -131,7 +137,7 @@ def test_the_cases_are_no_trivial_ones(case):
         assert found["disagreement"].any()
     if "hole" in case:
         make, model, options = CASES[case]
-        plan, job, _ = nets.planned(make(), model(), **options, block=BLOCKS[1])
+        plan, job, _ = nets.planned(make(), model(), **options, block=8)
         assert plan.block_count > 20
         assert len(np.unique(found["probabilities"])) > 50
 
@@ -145,7 +151,12 @@ def test_the_slabs_of_the_vote_do_not_show(slab, monkeypatch):
         nets.assert_same(found, reference(case))
 
 
-ROIS = ["3:17,5:30,1:43", ":,:,7:8", "19:20,35:36,43:44", "0:9,17:36,:"]
+ROIS = [  # region, block, part
+    ("3:13,5:24,1:29", (8, 16, 16), 100),
+    (":,:,7:8", 8, 1),
+    ("13:14,25:26,29:30", 8, 1),
+    ("0:9,11:26,:", (8, 8, 32), (2, 1, 1)),
+]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +166,7 @@ ROIS = ["3:17,5:30,1:43", ":,:,7:8", "19:20,35:36,43:44", "0:9,17:36,:"]
 def test_a_region_is_the_crop_of_the_whole(case):
     make, model, options = CASES[case]
     volume, model = make(), model()
-    for roi, block, part in nets.pairs(ROIS, [8, (8, 16, 32)], [100, 1]):
+    for roi, block, part in ROIS:
         found = nets.everything(volume, model, roi=roi, block=block, part=part, **options)
         nets.assert_same(found, nets.crop(reference(case), roi))
 
@@ -218,7 +229,7 @@ def test_what_is_stored_is_what_the_kernels_gave(tmp_path):
 
 def test_a_stored_region_is_the_crop_of_the_whole(tmp_path):
     make, model, options = CASES["holes, median, coarser"]
-    roi = "3:17,5:30,1:43"
+    roi = "3:13,5:24,1:29"
     of.run(make(), tmp_path / "o", model=model(), cluster="synchronous", roi=roi, chunk=8, **options)
     expected = nets.crop(reference("holes, median, coarser"), roi)["labels"]
     np.testing.assert_array_equal(nets.read(tmp_path / "o", "labels/segmentation/0"), expected)

@@ -15,10 +15,12 @@ PROBABILITY_SCALE = 1 / 255
 
 @cache
 def _steps() -> npt.NDArray[np.float32]:
-    """Logit above which a byte is at least k, for k = 0 ... 256: ends are infinite."""
+    """Least float32 logit at which a byte is k or more, for k = 0 ... 256: ends are infinite."""
     middle = (np.arange(1, 256) - 0.5) / 255
-    steps = np.log(middle / (1 - middle))
-    return np.concatenate([[-np.inf], steps, [np.inf]]).astype(np.float32)
+    exact = np.concatenate([[-np.inf], np.log(middle / (1 - middle)), [np.inf]])
+    steps = exact.astype(np.float32)
+    # A step that was rounded down would take a logit that does not reach it.
+    return np.where(steps < exact, np.nextafter(steps, np.float32(np.inf)), steps)
 
 
 def binary_bytes(logit: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,7 @@ def sample_boxes(shape: Triple) -> list[Box]:
     if shape[0] * shape[1] * shape[2] <= _WHOLE:
         return [Box.whole(shape)]
     side: list[int] = [min(_SIDE, n) for n in shape]
-    room = np.array([max(n // s, 1) for n, s in zip(shape, side, strict=True)], float)
-    # As even a lattice as the room along each axis allows.
-    share = (_BOXES / room.prod()) ** (1 / 3)
-    counts = [int(min(n, max(1, round(n * share)))) for n in room]
+    counts = _lattice([n // s for n, s in zip(shape, side, strict=True)])
     random = np.random.default_rng(list(shape))
     boxes = []
     for cell in itertools.product(*(range(n) for n in counts)):
@@ -54,6 +52,22 @@ def sample_boxes(shape: Triple) -> list[Box]:
         stop = [a + s for a, s in zip(start, side, strict=True)]
         boxes.append(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
     return boxes
+
+
+def _lattice(room: list[int]) -> list[int]:
+    """Boxes along each axis, about 512 together, in proportion to the `room` that each has.
+
+    Axes with little room come first: what they cannot take, the others do.
+    """
+    counts = [1] * len(room)
+    boxes = float(_BOXES)
+    order = sorted(range(len(room)), key=lambda axis: room[axis])
+    for place, axis in enumerate(order):
+        left = [room[other] for other in order[place:]]
+        share = (boxes / math.prod(left)) ** (1 / len(left))
+        counts[axis] = min(room[axis], max(1, round(room[axis] * share)))
+        boxes /= counts[axis]
+    return counts
 
 
 def grey_scale(

@@ -86,12 +86,14 @@ def consensus_logits(views: list[Array], covered: list[Array | None], ballot: Ba
             total = total + view * weight
         return total * (1.0 / sum(ballot.weights))
     total, share = xp.zeros_like(views[0]), xp.zeros_like(views[0][0])
+    full = xp.ones_like(share, dtype=xp.bool)
     for view, mask, weight in zip(views, covered, ballot.weights, strict=True):
-        here = xp.ones_like(share) if mask is None else xp.astype(mask, xp.float32)
+        seen = xp.ones_like(full) if mask is None else mask
+        here = xp.astype(seen, xp.float32)
         total = total + view * (here * weight)
         share = share + here * weight
+        full = full & seen
     predicted = share > 0
-    full = share == sum(ballot.weights)
     # The same operation as without masks wherever every orientation predicts: the mask of one
     # block must not change the rounding of voxels that it does not touch.
     by_all = total * (1.0 / sum(ballot.weights))

@@ -1,0 +1,312 @@
+"""Options: every spelling is read, every slip is named in one line with a remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, fields
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orthoflow.errors import BadInput
+from orthoflow.options import Options, Wish, option_names, triple, wish_of
+
+TYPICAL = {
+    "array": "labels/cells/0",
+    "level": 2,
+    "axes": "xyz",
+    "time": 3,
+    "channel": 1,
+    "voxel_size": (0.04, 0.008, 0.008),
+    "nan_policy": "zero",
+    "roi": "0:64,128:512,:",
+    "storage_option": (("anon", "true"), ("endpoint_url", "http://localhost:9000")),
+    "orientations": ("xy", "xz"),
+    "overlap": 0.1,
+    "grid": "step",
+    "tile": (256, 128),
+    "packing": "stripes",
+    "pack_k": 3,
+    "guard": 16,
+    "border": 5,
+    "stripe_starts": "seed",
+    "weighting": "taper",
+    "sigma_scale": 4.0,
+    "downsample": (1.0, 2.0, 2.0),
+    "diameter": 60.0,
+    "anisotropy": 4.0,
+    "normalization": "zscore",
+    "normalization_scope": "patch",
+    "tta": "mirroring",
+    "skip_empty": False,
+    "device": "cuda:1",
+    "precision": "bfloat16",
+    "batch_size": 4,
+    "trust": "sha256:00",
+    "mode": "multiclass",
+    "consensus": "vote",
+    "votes": 3,
+    "plane_weights": (1.0, 0.5),
+    "median": 3,
+    "threshold": 0.3,
+    "output": "both",
+    "name": "cells",
+    "disagreement": True,
+    "keep_stacks": True,
+    "accumulation": "float",
+    "chunk": (64, 128, 128),
+    "shard": (128, 256, 256),
+    "levels": 4,
+    "compression_level": 5,
+    "ome_version": "0.4",
+    "overwrite": True,
+    "block": (128, 256, 256),
+    "part": (1, 2, 2),
+    "cluster": "processes",
+    "scheduler": "tcp://10.0.0.1:8786",
+    "workers": 2,
+    "memory_limit": 2**31,
+}
+"""A value unlike the default for options; new options need one here to be tested."""
+
+
+def as_text(value):
+    """As a user types it."""
+    if isinstance(value, tuple):
+        return ",".join("=".join(v) if isinstance(v, tuple) else str(v) for v in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def refusal(**values):
+    with pytest.raises(BadInput) as caught:
+        Options.from_mapping(values)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+def test_every_option_has_a_wish_a_default_and_a_test():
+    names = [f.name for f in fields(Options)]
+    assert sorted(TYPICAL) == sorted(n for n in names if n in TYPICAL)
+    for name in names:
+        wish = wish_of(name)
+        assert isinstance(wish, Wish)
+        assert wish.help
+        assert wish.group
+        default = getattr(Options(), name)
+        assert default is None or not wish.choices or default in wish.choices
+
+
+@pytest.mark.parametrize("name", TYPICAL)
+def test_text_numbers_and_lists_are_read(name):
+    value = TYPICAL[name]
+    assert getattr(Options(), name) != value, "the test would not notice"
+    as_json = json.loads(json.dumps(value))
+    for given_value in (value, as_json, as_text(value)):
+        options = Options.from_mapping({name: given_value})
+        assert getattr(options, name) == value
+        assert type(getattr(options, name)) is type(value)
+        assert list(options.changed()) == [name]
+
+
+def test_text_is_read_with_spaces():
+    assert Options.from_mapping({"orientations": "xy, yz"}).orientations == ("xy", "yz")
+    assert Options.from_mapping({"block": " 64 , 128,128 "}).block == (64, 128, 128)
+    assert Options.from_mapping({"storage_option": {"anon": True}}).storage_option == (
+        ("anon", "True"),
+    )
+
+
+def test_one_number_stands_for_a_tuple_of_one():
+    options = Options.from_mapping({"chunk": 64, "downsample": 2, "tile": "256"})
+    assert (options.chunk, options.downsample, options.tile) == ((64,), (2.0,), (256,))
+
+
+@pytest.mark.parametrize("word", ["true", "True", "yes", "ON", True])
+def test_flags_are_words(word):
+    assert Options.from_mapping({"disagreement": word}).disagreement is True
+
+
+@pytest.mark.parametrize("word", ["false", "no", "Off", False])
+def test_flags_are_turned_off_by_words(word):
+    assert Options.from_mapping({"skip_empty": word}).skip_empty is False
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [
+        ("vote-threshold", "votes", 3),
+        ("vote_threshold", "votes", 3),
+        ("pixel_vote_thr", "votes", 3),
+        ("bsize", "tile", (256,)),
+        ("patch-size", "tile", (256,)),
+        ("pack-guard", "guard", 16),
+        ("pack-border", "border", 5),
+        ("tta-type", "tta", "rotation"),
+        ("skip-empty-patches", "skip_empty", False),
+        ("chunk-size", "chunk", (64,)),
+        ("num-workers", "workers", 3),
+        ("median-kernel", "median", 3),
+        ("sigma", "sigma_scale", 4.0),
+        ("Stripe-Starts", "stripe_starts", "seed"),
+    ],
+)
+def test_names_of_the_seeds_are_known(alias, name, value):
+    plain = value[0] if isinstance(value, tuple) else value
+    assert getattr(Options.from_mapping({alias: plain}), name) == value
+
+
+def test_spellings_do_not_collide():
+    spellings = option_names()
+    own = {f.name.replace("_", "-") for f in fields(Options)}
+    aliases = [a for f in fields(Options) for a in wish_of(f.name).aliases]
+    assert own.isdisjoint(aliases)
+    assert len(aliases) == len(set(aliases))
+    assert len(spellings) == len(own) + len(aliases)
+
+
+@pytest.mark.parametrize(
+    ("typo", "nearest"),
+    [("overlapp", "overlap"), ("trehshold", "threshold"), ("pack-gaurd", "guard")],
+)
+def test_unknown_options_name_the_nearest(typo, nearest):
+    said = refusal(**{typo: 1})
+    assert repr(typo) in said
+    assert f"did you mean {nearest}?" in said
+
+
+def test_options_like_nothing_point_to_the_help():
+    assert "see orthoflow run --help" in refusal(zzzzzz=1)
+
+
+@pytest.mark.parametrize("key", [1, None, True])
+def test_keys_of_a_job_file_that_are_no_words_are_refused(key):
+    with pytest.raises(BadInput, match=f"option {key!r} is unknown"):
+        Options.from_mapping({key: 1})
+
+
+def test_an_option_under_two_names_is_refused():
+    said = refusal(votes=2, vote_threshold=3)
+    assert "given twice" in said
+    assert "votes" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parts"),
+    [
+        # Row 13 of the bad-input matrix.
+        ("overlap", -0.1, ("overlap", "-0.1", "at least 0")),
+        ("overlap", 0.95, ("overlap", "0.95", "at most 0.9")),
+        ("overlap", 64, ("overlap", "64", "at most 0.9")),
+        ("overlap", "nan", ("overlap", "nan", "not finite")),
+        ("overlap", "a half", ("overlap", "'a half'", "a number")),
+        # Row 21.
+        ("voxel_size", (0, 1, 1), ("voxel_size", "0,1,1", "positive")),
+        ("voxel_size", (-4, 1, 1), ("voxel_size", "-4,1,1", "at least 0")),
+        ("voxel_size", "4,nan,4", ("voxel_size", "4,nan,4", "not finite")),
+        ("anisotropy", 0, ("anisotropy", "0", "positive")),
+        ("diameter", "-30", ("diameter", "-30", "positive")),
+        ("diameter", "inf", ("diameter", "inf", "not finite")),
+        ("downsample", (1, 0, 1), ("downsample", "1,0,1", "positive")),
+        # Row 24.
+        ("votes", 0, ("votes", "0", "at least 1")),
+        ("votes", 1.5, ("votes", "1.5", "a whole number")),
+        ("votes", True, ("votes", "True", "a whole number")),
+        # Row 25.
+        ("sigma_scale", 0, ("sigma_scale", "0", "positive")),
+        ("sigma", -8, ("sigma_scale", "-8", "positive")),
+        # Choices name what is near.
+        ("weighting", "gausian", ("weighting", "'gausian'", "gaussian, taper", "mean gaussian?")),
+        ("packing", "stripe", ("packing", "'stripe'", "auto, none, stripes", "mean stripes?")),
+        ("nan_policy", "drop", ("nan_policy", "'drop'", "fail, zero")),
+        ("ome_version", 0.6, ("ome_version", "'0.6'", "0.5, 0.4")),
+        # Numbers.
+        ("level", -1, ("level", "-1", "at least 0")),
+        ("level", float("inf"), ("level", "inf", "a whole number")),
+        ("level", float("nan"), ("level", "nan", "a whole number")),
+        ("block", (0, 1, 1), ("block", "0,1,1", "at least 1")),
+        ("block", "64x64", ("block", "'64x64'", "whole numbers separated by commas")),
+        ("chunk", "", ("chunk is empty", "one number or more")),
+        ("plane_weights", (1, -1), ("plane_weights", "1,-1", "at least 0")),
+        ("plane_weights", (1, float("nan"), 1), ("plane_weights", "nan")),
+        ("plane_weights", (1, float("inf"), 1), ("plane_weights", "inf")),
+        ("compression_level", 23, ("compression_level", "23", "at most 22")),
+        ("median", 4, ("median 4", "odd")),
+        ("median", 0, ("median", "0", "at least 1")),
+        ("threshold", 0, ("threshold 0", "0 < threshold < 1")),
+        ("threshold", 1, ("threshold 1", "0 < threshold < 1")),
+        ("threshold", "nan", ("threshold nan", "not finite")),
+        ("memory_limit", "4GB", ("memory_limit", "'4GB'", "a whole number")),
+        ("workers", 0, ("workers", "0", "at least 1")),
+        ("workers", 10**400, ("workers", "a whole number")),
+        # Words.
+        ("skip_empty", "maybe", ("skip_empty", "'maybe'", "true or false")),
+        ("skip_empty", None, ("skip_empty", "None", "true or false")),
+        ("overlap", None, ("overlap", "None", "a number")),
+        ("storage_option", "anon", ("storage_option", "'anon'", "KEY=VALUE")),
+        ("name", "a/b", ("name", "'a/b'")),
+        ("name", "..", ("name", "'..'")),
+        ("name", "", ("name", "''")),
+        ("roi", ["0:1"], ("roi", "text")),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(name, value, parts):
+    said = refusal(**{name: value})
+    for part in parts:
+        assert part in said
+    assert len(said) < 600
+
+
+def test_the_same_rules_hold_in_python():
+    with pytest.raises(BadInput, match="overlap 1"):
+        Options(overlap=1)
+    with pytest.raises(FrozenInstanceError):
+        Options().overlap = 0.5  # type: ignore[misc]
+
+
+def test_numpy_numbers_are_numbers():
+    options = Options.from_mapping({"overlap": np.float32(0.25), "votes": np.int64(3)})
+    assert (options.overlap, options.votes) == (0.25, 3)
+    json.dumps(options.to_dict())
+
+
+@given(st.sets(st.sampled_from(sorted(TYPICAL))))
+def test_what_is_written_is_read_again(names):
+    options = Options.from_mapping({name: TYPICAL[name] for name in names})
+    for values in (options.to_dict(), options.changed()):
+        again = json.loads(json.dumps(values))
+        assert Options.from_mapping(again) == options
+    assert set(options.changed()) == set(names)
+    assert list(options.to_dict()) == [f.name for f in fields(Options)]
+    assert hash(options) == hash(Options.from_mapping(options.to_dict()))
+
+
+@given(st.dictionaries(st.text() | st.integers(), st.text() | st.integers() | st.floats(), max_size=2))
+def test_nonsense_is_refused_and_nothing_else(values):
+    try:
+        Options.from_mapping(values)
+    except BadInput as error:
+        assert str(error)
+
+
+@given(
+    st.sampled_from(sorted(TYPICAL)),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()),
+)
+def test_any_value_is_read_or_refused(name, value):
+    try:
+        options = Options.from_mapping({name: value})
+    except BadInput as error:
+        assert name in str(error)
+    else:
+        json.dumps(options.to_dict(), allow_nan=False)
+
+
+def test_one_value_stands_for_three_axes():
+    assert triple("chunk", (64,)) == (64, 64, 64)
+    assert triple("chunk", (1, 2, 3)) == (1, 2, 3)
+    for values in ((), (1, 2), (1, 2, 3, 4)):
+        with pytest.raises(BadInput, match=f"chunk .* has {len(values)} numbers; give one, or"):
+            triple("chunk", values)
