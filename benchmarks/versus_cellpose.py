@@ -90,7 +90,7 @@ def run_peer(name: str, folder: Path) -> None:
 
 
 def run_memory(folder: Path) -> None:
-    """orthoflow in memory: blended logits of all three orientations as arrays."""
+    """orthoflow in memory: the three orientations' logits in one array, as run_3D gives."""
     import dask
     import numpy as np
     import torch
@@ -108,13 +108,14 @@ def run_memory(folder: Path) -> None:
     same = _subject.deviation(single[:, 0], _subject.plain_pass(network, plane[0]))
     _subject.forget()
     with measure.stopwatch() as seconds, dask.config.set(scheduler="synchronous"):
-        logits = of.predict(volume, model, **wishes)[["xy", "xz", "yz"]].compute()
+        logits = of.predict(volume, model, **wishes)["consensus"].compute()
     counts = _subject.counts()
-    total = sum(logits[name].to_numpy()[-1] for name in ("xy", "xz", "yz"))
-    np.save(folder / "memory.npy", total)
+    # Cellpose adds the orientations up, the consensus is their mean.
+    np.save(folder / "memory.npy", 3 * logits.to_numpy()[-1])
     middle = volume.shape[0] // 2
     plain = _subject.plain_pass(network, volume[middle])
-    phase = _subject.deviation(logits["xy"].to_numpy()[:, middle], plain, border=32)
+    xy = of.predict(volume[middle : middle + 1], model, orientations=("xy",), **wishes)["xy"]
+    phase = _subject.deviation(xy.to_numpy()[:, 0], plain, border=32)
     measure.answer(**seconds, **counts, same=same, phase=phase)
 
 

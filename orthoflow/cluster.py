@@ -110,7 +110,14 @@ def _has_gpu(options: Options) -> bool:
 
 def _usual_workers(options: Options) -> int:
     """A worker per core; on one GPU enough to read ahead and write behind."""
-    return _GPU_THREADS if _has_gpu(options) else len(os.sched_getaffinity(0))
+    return _GPU_THREADS if _has_gpu(options) else cores()
+
+
+def cores() -> int:
+    """Cores that this process may use; where the system does not say, all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cuda_cluster(**arguments: Any) -> Any:

@@ -13,6 +13,7 @@ from orthoflow.errors import BlockFailed
 from orthoflow.geometry.box import Box, split
 from orthoflow.geometry.orientations import ORIENTATIONS, Orientation
 from orthoflow.job import Job, Tally, recipe_of, result_name, wanted_of
+from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import resample, to_device
@@ -231,6 +232,7 @@ def _compute(plan: Plan) -> Iterator[torch.device]:
     """The plan's device, taken; one torch thread on a CPU, whatever thread this task is on."""
     device = torch.device(plan.options.device)
     if device.type == "cpu":
+        keep_freed_memory()
         if torch.get_num_threads() != 1:
             torch.set_num_threads(1)
         yield device

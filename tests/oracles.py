@@ -46,13 +46,14 @@ def step_starts(size, patch, stride):
     return [min(i * step, size - patch) for i in range(count)]
 
 
-def fewest_patches(size, limit, divisor, overlap):
-    """(patches, side): fewest patches first, then the shortest side; by trying every side."""
+def cheapest_side(size, usual, divisor, percent):
+    """Side from `usual` to half as much again with the fewest pixels, the longest of equals."""
     found = []
-    for side in range(divisor, limit + 1, divisor):
-        stride = max(Fraction(1), (1 - Fraction(str(overlap))) * side)
-        found.append((len(even_starts(size, side, stride)), side))
-    return min(found)
+    for side in range(1, max(3 * usual // 2, usual + divisor - 1) + 1):
+        if side >= usual and side % divisor == 0:
+            stride = max(Fraction(1), (1 - Fraction(percent, 100)) * side)
+            found.append((side * len(even_starts(size, side, stride)), -side))
+    return -min(found)[1]
 
 
 # ---------------------------------------------------------------------------------------- weights

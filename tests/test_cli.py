@@ -86,6 +86,8 @@ def make_models(folder):
     (folder / "wrong/card.yaml").write_text(yaml.safe_dump({**card, "outpust": 2}))
     (folder / "evil.pt").write_bytes(pickle.dumps({"weights": print}))
     (folder / "evil.card.yaml").write_text(yaml.safe_dump(card))
+    shutil.copytree(folder / "tiny", folder / "corrupt")
+    (folder / "corrupt/weights.safetensors").write_bytes(b"no weights")
     (folder / "code.pt2").write_bytes(b"PK")
     (folder / "code.card.yaml").write_text(yaml.safe_dump({**card, "name": "code"}))
 
@@ -473,12 +475,14 @@ BAD_INPUT = {
     "output is the input": (run_line(output="in.zarr"), ["in.zarr", "elsewhere"]),
     "output in the input": (run_line(output="in.zarr/out"), ["in.zarr/out", "elsewhere"]),
     "output over the input": (run_line("--overwrite", output="in.zarr"), ["in.zarr", "elsewhere"]),
+    "output below a file": (run_line(output="notes.txt/o.zarr"), ["notes.txt is a file"]),
     "voxel size 0": (run_line("--voxel-size", "0,1,1"), ["voxel_size 0,1,1", "positive"]),
     "voxel size negative": (run_line("--voxel-size", "-1"), ["voxel_size -1", "at least"]),
     "voxel size of two": (run_line("--voxel-size", "1,2"), ["voxel_size 1,2", "z,y,x"]),
     "anisotropy": (run_line("--anisotropy", "1e12"), ["axis z", "1.2e+13", "2^31"]),
     "downsample": (run_line("--downsample", "100"), ["axis z", "0.12", "between 1"]),
     "orientation": (run_line("--orientations", "ab"), ["'ab'", "xy, xz, yz"]),
+    "orientation none": (run_line("--orientations", ""), ["empty", "xy, xz, yz"]),
     "orientation twice": (run_line("--orientations", "xy,xy"), ["xy,xy", "once"]),
     "orientation 3-D": (run_line("--orientations", "zyx"), ["'zyx'", "2-D"]),
     "votes 4": (run_line("--consensus", "vote", "--votes", "4"), ["votes 4", "1 to 3"]),
@@ -557,6 +561,22 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_created(inputs, monkeyp
     for word in words:
         assert word in err
     assert listing(inputs) == before
+
+
+@pytest.mark.xfail(reason="weights are read by workers, when the output is there already")
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("corrupt", ["weights.safetensors", "safetensors"]), ("evil.pt", ["evil.pt", "safetensors"])],
+)
+def test_weights_that_cannot_be_read(inputs, monkeypatch, capsys, model, words):
+    monkeypatch.chdir(inputs)
+    code, out, err = call(capsys, *run_line("--quiet", output="weights.zarr", model=model))
+    created = (inputs / "weights.zarr").exists()
+    shutil.rmtree(inputs / "weights.zarr", ignore_errors=True)
+    assert (code, out, len(err.splitlines())) == (cli.EXIT_BAD_INPUT, "", 1)
+    for word in words:
+        assert word in err
+    assert not created
 
 
 @pytest.mark.usefixtures("here")

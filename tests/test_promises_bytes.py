@@ -28,7 +28,7 @@ CUTS = [  # block, blocks in a part, tiles in a batch
 def unet(ndim=2):
     """A U-Net of one pooling, so that the phase of a patch matters."""
     net = UNet(outputs=2, base=2, depth=1, ndim=ndim, norm="none")
-    generator = nets.torch.Generator().manual_seed(3)
+    generator = nets.torch.Generator().manual_seed(5 if ndim == 2 else 3)
     for parameter in net.parameters():
         parameter.data.normal_(0, nets.RANDOM_WEIGHTS, generator=generator)
     return of.Model.from_torch(net, outputs=2, ndim=ndim, reach=8)
@@ -97,7 +97,7 @@ CASES = {
     "patch minmax": (
         volume,
         nets.plain,
-        {**TILES, "normalization": "minmax", "normalization_scope": "patch"},
+        {**TILES, "normalization": "minmax", "normalization_scope": "patch", "threshold": 0.6},
     ),
     "bfloat16": (volume, unet, {**TILES, "precision": "bfloat16"}),
     "weights": (holes, nets.plain, {**TILES, "plane_weights": (1, 0.5, 0), "weighting": "taper"}),
@@ -135,8 +135,8 @@ def test_the_cases_are_no_trivial_ones(case):
     assert 0.02 < (labels > 0).mean() < 0.98
     if len([name for name in found if name.startswith("stacks/")]) > 1:
         assert found["disagreement"].any()
-    if "hole" in case:
-        make, model, options = CASES[case]
+    make, model, options = CASES[case]
+    if make is holes:
         plan, job, _ = nets.planned(make(), model(), **options, block=8)
         assert plan.block_count > 20
         assert len(np.unique(found["probabilities"])) > 50
@@ -177,18 +177,17 @@ WRITTEN = {
     "output": "both",
     "disagreement": True,
     "keep_stacks": True,
-    "chunk": (8, 16, 16),
-    "shard": (8, 16, 32),
+    "chunk": (8, 8, 8),
+    "shard": (8, 16, 16),
     "levels": 2,
 }
 WAYS = [
     {"cluster": "synchronous", "block": (24, 48, 64), "part": 1},
-    {"cluster": "synchronous", "block": (8, 16, 32), "part": 1, "batch_size": 1},
-    {"cluster": "threads", "workers": 1, "block": (16, 16, 32), "part": 100, "batch_size": 5},
-    {"cluster": "threads", "workers": 2, "block": (8, 32, 32), "part": (2, 1, 2)},
-    {"cluster": "threads", "workers": 3, "block": (8, 16, 64), "part": 1},
-    {"cluster": "processes", "workers": 1, "block": (16, 32, 32), "part": 2},
-    {"cluster": "processes", "workers": 2, "block": (24, 16, 32), "part": 100},
+    {"cluster": "synchronous", "block": (8, 16, 16), "part": 1, "batch_size": 1},
+    {"cluster": "threads", "workers": 1, "block": (16, 16, 16), "part": 100, "batch_size": 5},
+    {"cluster": "threads", "workers": 2, "block": (8, 32, 16), "part": (2, 1, 2)},
+    {"cluster": "processes", "workers": 1, "block": (8, 16, 32), "part": 2},
+    {"cluster": "processes", "workers": 2, "block": (8, 16, 16), "part": 100},
 ]
 
 
@@ -208,8 +207,8 @@ def test_every_stored_object_has_the_same_bytes(case, tmp_path):
         assert found.keys() == expected.keys()
         assert [name for name in found if found[name] != expected[name]] == []
     chunks = [name for name in expected if "/c/" in name]
-    # Six arrays of two levels; 3 x 3 x 2 shards in the finer one, some of the coarser.
-    assert len(chunks) >= 6 * (18 + 4)
+    # Six arrays of 2 x 2 x 2 shards and a coarser level of one; a few hold nothing but zeros.
+    assert 45 < len(chunks) <= 6 * (2 * 2 * 2 + 1)
 
 
 def test_what_is_stored_is_what_the_kernels_gave(tmp_path):

@@ -81,13 +81,18 @@ class Tiling:
 
     def positions(self, spans: tuple[Span, ...] | None = None) -> Iterator[Position]:
         """Positions, rows first: all, or those that meet `spans` of the plane axes."""
-        ranges = []
-        for axis, grid in enumerate(self.grids):
-            lo, hi = (0, grid.size) if spans is None else spans[axis]
-            # Starts and stops both ascend, so the patches that meet a span are neighbours.
-            first = bisect.bisect_right(grid.stops, lo)
-            ranges.append(range(first, bisect.bisect_left(grid.starts, hi)))
+        ranges = [
+            self.pieces(axis, (0, grid.size) if spans is None else spans[axis])
+            for axis, grid in enumerate(self.grids)
+        ]
         return map(self.position, itertools.product(*ranges))
+
+    def pieces(self, axis: int, span: Span) -> range:
+        """Numbers of the patches along plane axis `axis` that meet `span`."""
+        grid = self.grids[axis]
+        # Starts and stops both ascend, so the patches that meet a span are neighbours.
+        first = bisect.bisect_right(grid.stops, span[0])
+        return range(first, bisect.bisect_left(grid.starts, span[1]))
 
     @property
     def patches(self) -> int:

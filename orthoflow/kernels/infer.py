@@ -308,9 +308,8 @@ def _views(tta: str, axes: int) -> list[tuple[tuple[int, ...], tuple[int, int] |
             (flips, None) for n in range(axes + 1) for flips in itertools.combinations(spatial, n)
         ]
     if tta == "rotation":
-        # vesuvius: the identity and the transposes of the last axis (x) with each other one.
-        last = 1 + axes
-        return [((), None), *(((), (axis, last)) for axis in spatial if axis != last)]
+        # vesuvius: the identity and the transposes of the first axis (z) with each other one.
+        return [((), None), *(((), (2, axis)) for axis in spatial if axis != 2)]
     return [((), None)]
 
 

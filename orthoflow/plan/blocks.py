@@ -25,7 +25,7 @@ _PART_BLOCKS = 64
 # Volume voxels per second and GPU above which computing a rim twice beats sending it.
 _FAST_NETWORK = 60e6
 # Network pixels of one batch: more does not help a CPU's cache and a GPU is full with it.
-_BATCH_PIXELS = {"cpu": 2**16, "cuda": 2**22}
+_BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22}
 
 
 def cells(shape: Triple, size: Triple) -> Triple:
@@ -48,7 +48,10 @@ def choose(
     `patch` is the longest side of any patch, in input voxels.
     """
     chunk = _clip(triple("chunk", options.chunk), shape)
-    shard = None if options.shard is None else _clip(triple("shard", options.shard), shape)
+    shard = None
+    if options.shard is not None:
+        # Clipped to whole chunks: the last chunk may reach beyond the volume.
+        shard = _clip(triple("shard", options.shard), _default_shard(shape, chunk))
     if chunked == "0.4":
         if shard is not None and shard != chunk:
             raise BadInput(
@@ -124,7 +127,7 @@ def _default_block(shape: Triple, unit: Triple, patch: int) -> Triple:
 
 
 def _default_shard(block: Triple, chunk: Triple) -> Triple:
-    """The block itself, in whole chunks: one object per array and block."""
+    """The block itself (or any box), in whole chunks: one object per array and block."""
     z, y, x = (math.ceil(b / c) * c for b, c in zip(block, chunk, strict=True))
     return (z, y, x)
 

@@ -12,10 +12,12 @@ import numpy as np
 from orthoflow.errors import BadInput
 from orthoflow.geometry.orientations import ORIENTATIONS
 from orthoflow.plan.blocks import sums_bytes
+from orthoflow.plan.census import census
 
 if TYPE_CHECKING:
     from orthoflow.geometry.box import Box
-    from orthoflow.plan.plan import Part, Plan
+    from orthoflow.plan.census import BlockCensus
+    from orthoflow.plan.plan import Plan
 
 # Interpreter, torch and Dask, before any voxel is read. Measured: see benchmarks/README.md.
 PROCESS_BYTES = 420 * 2**20
@@ -33,40 +35,21 @@ class Work:
     bytes_read: int = 0
     peak_bytes: int = 0
 
-    def plus(self, other: Work) -> Work:
-        """Both together; the peak is the larger one."""
-        return Work(
-            self.patches + other.patches,
-            self.tiles + other.tiles,
-            self.network_pixels + other.network_pixels,
-            self.bytes_read + other.bytes_read,
-            max(self.peak_bytes, other.peak_bytes),
-        )
-
 
 @functools.lru_cache(maxsize=16)
 def total_work(plan: Plan) -> Work:
     """Work of the whole run."""
-    work = Work()
-    for part in plan.parts():
-        for block in part.blocks:
-            work = work.plus(block_work(plan, part, block))
-    return work
-
-
-def block_work(plan: Plan, part: Part, block: Box) -> Work:
-    """Work of the task of one block."""
-    shares = plan.shares(part, block)
-    patches = tiles = pixels = 0
-    for way in plan.ways:
-        for share in shares[way.chosen.orientation]:
-            first, end = share.planes(way.chosen.planes)
-            patches += end - first
-            tiles += share.tiles
-            pixels += share.tiles * math.prod(share.position.tile)
-    working = plan.working_box(shares)
-    read = 0 if working is None else chunk_bytes(plan, plan.read_box(working))
-    return Work(patches, tiles, pixels, read, peak_bytes(plan, part, block))
+    patches = tiles = pixels = read = peak = 0
+    fixed = PROCESS_BYTES + activation_bytes(plan)
+    for block in census(plan):
+        for way in block.ways:
+            patches += way.patches
+            tiles += way.tiles
+            pixels += way.pixels
+        if block.read is not None:
+            read += chunk_bytes(plan, block.read)
+        peak = max(peak, fixed + held_bytes(plan, block))
+    return Work(patches, tiles, pixels, read, peak)
 
 
 def chunk_bytes(plan: Plan, box: Box) -> int:
@@ -86,25 +69,15 @@ def bytes_written(plan: Plan) -> int:
     )
 
 
-def peak_bytes(plan: Plan, part: Part, block: Box) -> int:
-    """Most bytes that a worker with one task at a time holds, the process included."""
-    shares = plan.shares(part, block)
-    working = plan.working_box(shares)
-    fixed = PROCESS_BYTES + activation_bytes(plan)
-    if working is None:
-        return fixed
-    inputs = input_bytes(plan, plan.read_box(working), working)
-    sums = {
-        name: 0 if box is None else box.voxels * plan.channels * 4
-        for name, box in (
-            (o.name, plan.sums_box(part, o, shares[o.name])) for o in plan.orientations
-        )
-    }
+def held_bytes(plan: Plan, block: BlockCensus) -> int:
+    """Most bytes of voxels and sums that the task of a block holds at once."""
+    if block.read is None or block.working is None:
+        return 0
+    inputs = input_bytes(plan, block.read, block.working)
+    sums = block.sums * plan.channels * 4
     views = len(plan.ways) * block.voxels * plan.channels * 4
     # While the network runs all input is held, and the sums so far; then the views replace them.
-    running = inputs + sum(sums.values())
-    voting = sum(sums.values()) + views + 4 * block.voxels * plan.channels * 4
-    return fixed + max(running, voting)
+    return max(inputs + sums, sums + views + 4 * block.voxels * plan.channels * 4)
 
 
 def input_bytes(plan: Plan, read: Box, working: Box) -> int:

@@ -40,10 +40,13 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     """
     check_channels(card, facts.channels)
     mode = _mode(card, options)
-    oriented = named_orientations(
-        options.orientations or (("xy", "xz", "yz") if card.ndim == 2 else ("zyx",)), ndim=card.ndim
-    )
+    names = options.orientations
+    if names is None:
+        names = ("xy", "xz", "yz") if card.ndim == 2 else ("zyx",)
+    oriented = named_orientations(names, ndim=card.ndim)
     _check_votes(options, len(oriented))
+    if options.plane_weights is not None:
+        _check_order(names, oriented, card)
     working = working_shape(
         facts.shape,
         downsample=triple("downsample", options.downsample),
@@ -52,7 +55,8 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
         trained_diameter=card.diameter,
     )
     ways = _ways(oriented, working, card, options)
-    region = parse_roi(options.roi, facts.shape) if options.roi else Box.whole(facts.shape)
+    roi = options.roi
+    region = Box.whole(facts.shape) if roi is None else parse_roi(roi, facts.shape)
     chunk, shard, block = blocking.choose(
         region.shape,
         options,
@@ -122,6 +126,16 @@ def _check_votes(options: Options, count: int) -> None:
         raise BadInput("plane_weights are all zero; at least one orientation must count")
     if options.consensus == "vote":
         raise BadInput("plane_weights weigh the mean; with consensus vote leave them out")
+
+
+def _check_order(names: tuple[str, ...], oriented: tuple[Orientation, ...], card: Card) -> None:
+    """Refuse weights for orientations in another order than ours, which would be mixed up."""
+    given = tuple(named_orientations((name,), ndim=card.ndim)[0] for name in names)
+    if given != oriented:
+        raise BadInput(
+            f"plane_weights are in the order {','.join(o.name for o in oriented)}; "
+            f"name the orientations in this order too, not {','.join(names)}"
+        )
 
 
 def _ways(

@@ -15,6 +15,7 @@ from orthoflow.geometry.scale import AxisScale, core_box, support_box, working_s
 from tests import oracles
 
 sides = st.integers(1, 120)
+triples = st.tuples(sides, sides, sides)
 
 
 def resampled(values, target):
@@ -136,13 +137,9 @@ def test_shrinking_reads_no_voxel_that_it_does_not_cover(source, target, data):
         assert AxisScale(source, target).support((first, end)) == covered
 
 
-@given(
-    st.tuples(sides, sides, sides), st.tuples(sides, sides, sides), st.tuples(*[st.integers(3, 50)] * 3)
-)  # fmt: skip
+@given(triples, triples, st.tuples(*[st.integers(3, 50)] * 3))
 def test_cores_of_blocks_partition_the_working_grid(source, target, block):
-    cores = [
-        core_box(box, source=source, target=target) for box in split(Box.whole(source), block)
-    ]
+    cores = [core_box(box, source=source, target=target) for box in split(Box.whole(source), block)]
     seen = np.zeros(target, int)
     for core in cores:
         seen[core.slices] += 1
@@ -150,7 +147,7 @@ def test_cores_of_blocks_partition_the_working_grid(source, target, block):
     assert core_box(Box.whole(source), source=source, target=target) == Box.whole(target)
 
 
-@given(st.tuples(sides, sides, sides), st.tuples(sides, sides, sides), st.data())
+@given(triples, triples, st.data())
 def test_boxes_are_supported_axis_by_axis(source, target, data):
     lo = [data.draw(st.integers(0, n - 1)) for n in target]
     hi = [data.draw(st.integers(a + 1, n)) for a, n in zip(lo, target, strict=True)]

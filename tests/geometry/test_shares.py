@@ -81,7 +81,7 @@ def test_a_part_of_one_block_does_everything_itself(part):
 def test_patches_start_in_the_block_that_computes_them(part):
     """Unless they cover whole blocks, and but for what starts in the halo."""
     tiling, need, cores = part
-    stack, plane = oracles.PLANES[tiling.orientation]
+    _, plane = oracles.PLANES[tiling.orientation]
     for block in blocks(cores):
         for share in shares_of(tiling, need, cores, block):
             for axis, (lo, hi) in zip(plane, share.position.spans, strict=True):

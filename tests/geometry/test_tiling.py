@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orthoflow.geometry.orientations import ORIENTATIONS, named_orientations
-from orthoflow.geometry.ways import TileRules, TileWishes, possible_tilings, unpacked_tiling
+from orthoflow.geometry.ways import TileRules, TileWishes, possible_tilings
 from tests import oracles
 
 shapes = st.tuples(*[st.integers(1, 90)] * 3)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from orthoflow.errors import BadInput
 from orthoflow.geometry.grid import even_grid, shared_grid, step_grid, stride_of
 from orthoflow.geometry.orientations import ORIENTATIONS
-from orthoflow.geometry.weights import partition_of_unity, profile, weighted
 from orthoflow.geometry.ways import TileRules, TileWishes, possible_tilings
+from orthoflow.geometry.weights import partition_of_unity, profile, weighted
 from tests import oracles
 
 PROFILES = ("gaussian", "taper", "border", "uniform")
