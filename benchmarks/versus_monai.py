@@ -104,12 +104,14 @@ def run_network(folder: Path) -> None:
 
     import _subject
     import orthoflow as of
+    from orthoflow.kernels.allocator import keep_freed_memory
 
     torch.set_num_threads(1)
     calls = json.loads((folder / "calls.json").read_text(encoding="utf-8"))
     network = _subject.network_in(folder)
     model = of.Model.from_torch(network, outputs=_subject.OUTPUTS, tile=(ROI, ROI))
     tiles = {key: torch.rand(*map(int, key.split("x"))) for key in calls}
+    keep_freed_memory()
     _subject.forget()
     with measure.stopwatch() as seconds:
         for key, count in calls.items():

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT, EXIT_BLOCKS_FAILED, EXIT_STORE, EXIT_INTERRUPTED = 2, 3, 4, 5
 
+_CODES = {BadInput: EXIT_BAD_INPUT, BlockFailed: EXIT_BLOCKS_FAILED, StoreRefused: EXIT_STORE}
 _REMEDY = "see orthoflow {} --help"
+_EXTRAS = {"torch": "inference", "safetensors": "inference", "matplotlib": "show"}
 
 
 class _Grouped(click.Command):
@@ -389,16 +391,15 @@ def main(arguments: list[str] | None = None) -> None:
         command = "" if error.ctx is None else error.ctx.command_path.partition(" ")[2]
         message = error.format_message().rstrip(".")
         _stop(f"{message}; {_REMEDY.format(command)}", EXIT_BAD_INPUT)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         _stop("interrupted; the output is incomplete", EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
-        _stop("interrupted; the output is incomplete", EXIT_INTERRUPTED)
-    except BadInput as error:
-        _stop(str(error), EXIT_BAD_INPUT)
-    except BlockFailed as error:
-        _stop(str(error), EXIT_BLOCKS_FAILED)
-    except StoreRefused as error:
-        _stop(str(error), EXIT_STORE)
+    except (BadInput, BlockFailed, StoreRefused) as error:
+        _stop(str(error), next(code for kind, code in _CODES.items() if isinstance(error, kind)))
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        extra = f"orthoflow[{_EXTRAS[error.name]}]"
+        _stop(f"{error.name} is not installed; pip install '{extra}'", EXIT_BAD_INPUT)
 
 
 def _stop(message: str, code: int) -> None:

@@ -57,7 +57,7 @@ def run_blocks(
     report: Callable[[Progress], None],
 ) -> Outcome:
     """Make, write and count every block; a block that fails leaves the others alone."""
-    maker = graph.Direct() if client is None else graph.Submit(client, run)
+    maker = graph.Direct(BlockFailed) if client is None else graph.Submit(client, run)
     parts = (graph.written(maker, plan, part, job, array) for part in plan.parts())
     outcome, began = Outcome(), time.monotonic()
     for block, result in stream(client, parts):
@@ -87,7 +87,7 @@ def build_pyramid(
     report: Callable[[Progress], None],
 ) -> int:
     """Build every level above the first from the one below; bytes written, before compression."""
-    maker = graph.Direct() if client is None else graph.Submit(client, run)
+    maker = graph.Direct(BlockFailed) if client is None else graph.Submit(client, run)
     began = time.monotonic()
     arrays = plan.output.arrays
     depth = max((len(array.levels) for array in arrays), default=1)

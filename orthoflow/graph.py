@@ -92,12 +92,25 @@ def _voxels(maker: Maker, plan: Plan, part: Part, block: Box, array: da.Array | 
 
 
 class Direct:
-    """Calls each task at once, in this thread."""
+    """Calls each task at once, in this thread.
+
+    Errors of the kinds `kept` go where the result would, and on to the tasks that need it, as
+    futures' do; others are raised.
+    """
+
+    def __init__(self, *kept: type[Exception]) -> None:
+        self._kept = kept
 
     def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
-        """Call `function`."""
+        """Call `function`, unless one of its arguments has failed."""
         del label, place
-        return function(*args)
+        for argument in args:
+            if isinstance(argument, self._kept):
+                return argument
+        try:
+            return function(*args)
+        except self._kept as error:
+            return error
 
     def voxels(self, array: da.Array, box: Box) -> Node:
         """Compute the box."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,9 @@ def run(
         probe_write(output, wishes.storage_option)
         job = jobs.Job(plan, reference, source.ref, None, str(output))
         token = fingerprint(plan, reference)
-        job, grey = prepared(workers, job, source, token[:8])
+        # Runs of one fingerprint may share a scheduler at the same time: keys tell them apart.
+        keys = f"{token[:8]}-{uuid.uuid4().hex[:8]}"
+        job, grey = prepared(workers, job, source, keys)
         record = run_record(plan, reference, grey, token)
         create_output(
             output,
@@ -91,10 +94,10 @@ def run(
             storage_options=wishes.storage_option,
         )
         tell = progress or _silent
-        outcome = driver.run_blocks(workers, plan, job, source.array, run=token[:8], report=tell)
+        outcome = driver.run_blocks(workers, plan, job, source.array, run=keys, report=tell)
         if not outcome.failed:
             outcome.tally.bytes_written += driver.build_pyramid(
-                workers, plan, str(output), run=token[:8], report=tell
+                workers, plan, str(output), run=keys, report=tell
             )
     report = run_report(plan, outcome, str(output), time.monotonic() - began)
     write_record(output, "report", report, wishes.storage_option)

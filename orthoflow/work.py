@@ -233,9 +233,12 @@ def _compute(plan: Plan) -> Iterator[torch.device]:
     device = torch.device(plan.options.device)
     if device.type == "cpu":
         keep_freed_memory()
-        if torch.get_num_threads() != 1:
-            torch.set_num_threads(1)
-        yield device
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield device
+        finally:
+            torch.set_num_threads(threads)
         return
     with _GPU:
         try:

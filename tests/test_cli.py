@@ -417,8 +417,9 @@ def test_a_store_that_refuses(capsys):
         (StoreRefused("no space at\ns3://bucket"), cli.EXIT_STORE),
         (BlockFailed("block 0:8 failed"), cli.EXIT_BLOCKS_FAILED),
         (KeyboardInterrupt(), cli.EXIT_INTERRUPTED),
+        (ModuleNotFoundError("no torch", name="torch"), cli.EXIT_BAD_INPUT),
     ],
-    ids=["store", "block", "interrupt"],
+    ids=["store", "block", "interrupt", "extra"],
 )
 @pytest.mark.usefixtures("here")
 def test_an_error_is_one_line_and_a_code(capsys, monkeypatch, error, code):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -172,6 +173,19 @@ def test_cheap_commands_run_and_print_what_the_page_shows(page, capsys):
         printed = capsys.readouterr().out.splitlines()
         for expected in shown:
             assert expected in printed, line
+
+
+def test_the_counts_in_the_readme_are_the_plans(capsys):
+    row = re.compile(
+        r"^\| `(orthoflow plan [^`]+)`[^|]*\| ([\d,]+)[^|]*\| ([\d.]+) million \|$", re.M
+    )
+    rows = row.findall((ROOT / "README.md").read_text("utf-8"))
+    assert len(rows) == 4
+    for line, tiles, megapixels in rows:
+        cli.main([*shlex.split(line)[1:], "--json"])
+        total = json.loads(capsys.readouterr().out)["total"]
+        assert f"{total['tiles']:,}" == tiles
+        assert f"{total['network_pixels'] / 1e6:.1f}" == megapixels
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

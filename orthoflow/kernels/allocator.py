@@ -23,4 +23,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return all([mallopt(name, value) == 1 for name, value in _SETTINGS])
+    return {mallopt(name, value) for name, value in _SETTINGS} == {1}

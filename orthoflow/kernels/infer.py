@@ -288,7 +288,7 @@ def _run(model: Model, tiles: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     for flips, axes in views:
         seen = tiles.flip(flips) if flips else tiles
         seen = seen.transpose(*axes) if axes else seen
-        logits = model(seen).float()
+        logits = _logits(model, seen)
         logits = logits.transpose(*axes) if axes else logits
         logits = logits.flip(flips) if flips else logits
         total = logits if total is None else total + logits
@@ -298,6 +298,18 @@ def _run(model: Model, tiles: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     if recipe.foreground_only:
         total = total[:, 1:2] - total[:, 0:1]
     return total[:count]
+
+
+def _logits(model: Model, tiles: torch.Tensor) -> torch.Tensor:
+    try:
+        return model(tiles).float()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BlockFailed(
+            f"the network failed on tiles {tuple(tiles.shape)}: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _views(tta: str, axes: int) -> list[tuple[tuple[int, ...], tuple[int, int] | None]]:

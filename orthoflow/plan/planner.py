@@ -45,6 +45,7 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
         names = ("xy", "xz", "yz") if card.ndim == 2 else ("zyx",)
     oriented = named_orientations(names, ndim=card.ndim)
     _check_votes(options, len(oriented))
+    _check_tta(card, options)
     if options.plane_weights is not None:
         _check_order(names, oriented, card)
     working = working_shape(
@@ -135,6 +136,14 @@ def _check_order(names: tuple[str, ...], oriented: tuple[Orientation, ...], card
         raise BadInput(
             f"plane_weights are in the order {','.join(o.name for o in oriented)}; "
             f"name the orientations in this order too, not {','.join(names)}"
+        )
+
+
+def _check_tta(card: Card, options: Options) -> None:
+    if options.tta == "rotation" and card.tile is not None and len(set(card.tile)) > 1:
+        raise BadInput(
+            f"tta rotation transposes tiles, {card.name} takes {','.join(map(str, card.tile))} "
+            "only; use tta mirroring, or a network with equal sides"
         )
 
 

@@ -16,7 +16,7 @@ from zarr.storage import WrapperStore
 from orthoflow.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     import numpy.typing as npt
     from zarr.abc.store import ByteRequest, Store
@@ -148,6 +148,26 @@ class GuardedStore(WrapperStore[Any]):
         for (key, byte_range), buffer in zip(pairs, buffers, strict=True):
             self._check(key, buffer, whole=byte_range is None)
         return buffers
+
+    # Newer versions of zarr read inner chunks of a shard, and stores without an event loop, by
+    # methods that 3.1 does not have.
+    async def get_ranges(
+        self, key: str, byte_ranges: Iterable[ByteRequest | None], **options: Any
+    ) -> AsyncIterator[Any]:
+        """Like `get`, for several ranges of one key, as they come."""
+        ranges = list(byte_ranges)
+        groups = super().get_ranges  # type: ignore[misc, unused-ignore]
+        async for group in groups(key, ranges, **options):
+            for index, buffer in group:
+                self._check(key, buffer, whole=ranges[index] is None)
+            yield group
+
+    def get_sync(self, key: str, **options: Any) -> Buffer | None:
+        """Like `get`, without an event loop."""
+        read = super().get_sync  # type: ignore[misc, unused-ignore]
+        buffer: Buffer | None = read(key, **options)
+        self._check(key, buffer, whole=options.get("byte_range") is None)
+        return buffer
 
     def _check(self, key: str, buffer: Buffer | None, *, whole: bool) -> None:
         if buffer is None or key.rpartition("/")[2] in {"zarr.json", ".zarray", ".zattrs"}:
