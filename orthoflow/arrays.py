@@ -213,7 +213,7 @@ def _lazy_blocks(
     lazy = graph.LazyGraph(uuid.uuid4().hex[:8])
     bare = jobs.Job(plan, reference, source.ref, None)
     samples = None
-    if source.array is not None and jobs.needs_statistics(plan):
+    if source.array is not None and plan.needs_statistics:
         samples = [lazy.voxels(source.array, box) for box in sample_boxes(plan.facts.shape)]
     grey = lazy.task("statistics", "volume", jobs.measure, bare, samples)
     job = lazy.task("job", "shared", jobs.with_grey, bare, grey)

@@ -134,6 +134,8 @@ def _plain(value: Any) -> str:
         return (
             " x ".join(_plain(v) for v in value) if _numbers(value) else ", ".join(map(str, value))
         )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -141,7 +143,10 @@ def _numbers(values: Iterable[Any]) -> bool:
     return all(isinstance(v, (int, float)) for v in values)
 
 
-@_with_wishes(without=("tile",))
+_CONFIG = click.option("--config", type=click.Path(), help="Job file with any of these options.")
+
+
+@_with_wishes(without=("tile", "cluster", "scheduler", "overwrite"))
 @cli.command(cls=_Grouped)
 @click.argument("volume", metavar="[INPUT]", required=False)
 @click.option("--shape", help="Shape z,y,x (or c,z,y,x) of a volume that does not exist yet.")
@@ -153,8 +158,11 @@ def _numbers(values: Iterable[Any]) -> bool:
 @click.option("--divisor", type=int, help="Instead of a model: a fully convolutional network.")
 @click.option("--stride", type=int, help="Period of that network's phase.  [divisor, or 16]")
 @click.option("--reach", type=int, help="Pixels that network sees to each side.  [unknown]")
+@_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(volume: str | None, shape: str | None, as_json: bool, **wishes: Any) -> None:
+def plan(
+    volume: str | None, shape: str | None, config: str | None, as_json: bool, **wishes: Any
+) -> None:
     """Show every number of a run before it runs: tiles, blocks, bytes, memory, time.
 
     \b
@@ -167,9 +175,14 @@ def plan(volume: str | None, shape: str | None, as_json: bool, **wishes: Any) ->
     own = {
         name: wishes.pop(name) for name in ("dtype", "model", "tile", "divisor", "stride", "reach")
     }
+    paths, job = _job(config, input=volume)
+    if shape is None:
+        volume = paths["input"]
+    if own["tile"] is None and own["divisor"] is None:
+        own["model"] = own["model"] or paths["model"]
     if own["model"] is not None and own["tile"] is not None:
         wishes["tile"] = own.pop("tile")
-    options = Options.from_mapping(_given(wishes))
+    options = Options.from_mapping({**job, **_given(wishes)})
     made = plan_run(
         _plan_facts(volume, shape, own["dtype"], options), _plan_card(own, options), options
     )
@@ -239,7 +252,7 @@ def _plan_card(own: dict[str, Any], options: Options) -> Any:
 @click.argument("volume", metavar="INPUT", required=False)
 @click.argument("target", metavar="OUTPUT", required=False)
 @click.option("--model", help="The network: a name, a folder, a URL.")
-@click.option("--config", type=click.Path(), help="Job file with any of these options.")
+@_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(
@@ -258,20 +271,18 @@ def run(
 
     A job file has the options' names as keys, and `input`, `target` and `model`.
     """
-    from orthoflow.jobfile import read_job  # noqa: PLC0415 - reads YAML
-
-    job = {} if config is None else read_job(config)
-    volume, target = volume or job.pop("input", None), target or job.pop("target", None)
-    model = wishes.pop("model") or job.pop("model", None)
+    paths, job = _job(config, input=volume, target=target, model=wishes.pop("model"))
+    volume, target, model = (paths[name] for name in ("input", "target", "model"))
     for name, value in {"input": volume, "output": target, "model": model}.items():
         if value is None:
             raise BadInput(f"{name} is missing; {_REMEDY.format('run')}")
-    for name in ("input", "target", "model"):
-        job.pop(name, None)
-    options = {"cluster": "processes", **job, **_given(wishes)}
-    Options.from_mapping(options)
+    options = {**job, **_given(wishes)}
+    checked = Options.from_mapping(options)
 
-    from orthoflow import pipeline  # noqa: PLC0415 - imports torch
+    from orthoflow import cluster, pipeline  # noqa: PLC0415 - imports torch
+
+    if checked.cluster == "auto":
+        options["cluster"] = cluster.local_kind(checked, otherwise="processes")
 
     with _progress(quiet=quiet) as show:
         report = pipeline.run(volume, str(target), model=model, progress=show, **options)
@@ -280,6 +291,15 @@ def run(
         for block, reason in report["failed"].items():
             click.echo(f"failed block {block}: {reason}", err=True)
         sys.exit(EXIT_BLOCKS_FAILED)
+
+
+def _job(config: str | None, **typed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Paths and model, as typed or else from the job file; and the job file's options."""
+    from orthoflow.jobfile import PATHS, read_job  # noqa: PLC0415 - reads YAML
+
+    job = {} if config is None else read_job(config)
+    paths = {name: job.pop(name, None) for name in PATHS}
+    return paths | {name: value for name, value in typed.items() if value is not None}, job
 
 
 def _report_lines(report: dict[str, Any]) -> list[str]:

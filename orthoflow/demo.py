@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orthoflow.cluster import local_kind
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, Triple
 from orthoflow.geometry.levels import pyramid_levels
@@ -57,7 +58,7 @@ def run_demo(
 ) -> DemoResult:
     """Make a volume, segment it on a local Dask cluster, compare it with the truth, draw it."""
     _require_room(folder)
-    Options.from_mapping({"workers": workers})
+    wishes = Options.from_mapping({"workers": workers})
     made = make_volume(shape=shape, seed=seed)
     _make_room(folder)
     truth = (made.labels > 0).astype(np.uint8)
@@ -71,7 +72,7 @@ def run_demo(
         volume,
         output,
         model=MODEL,
-        cluster="processes",
+        cluster=local_kind(wishes, otherwise="processes"),
         workers=workers,
         block=_BLOCK,
         output="both",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ def run_blocks(
     maker = graph.Direct(BlockFailed) if client is None else graph.Submit(client, run)
     parts = (graph.written(maker, plan, part, job, array) for part in plan.parts())
     outcome, began = Outcome(), time.monotonic()
+    dashboard = None if client is None else dashboard_of(client)
     for block, result in stream(client, parts):
         if isinstance(result, BlockFailed):
             outcome.failed[str(block)] = str(result)
@@ -72,10 +74,21 @@ def run_blocks(
                 plan.block_count,
                 outcome.tally.voxels,
                 time.monotonic() - began,
-                None if client is None else client.dashboard_link,
+                dashboard,
             )
         )
     return outcome
+
+
+def dashboard_of(client: Client) -> str:
+    """Address of the client's dashboard, as it can be reached from here."""
+    link = str(client.dashboard_link)
+    scheduler = client.scheduler
+    if scheduler is not None and str(scheduler.address).startswith("inproc://"):
+        # The cluster of this process listens on the loopback address alone; Dask names another.
+        parts = urllib.parse.urlsplit(link)
+        return parts._replace(netloc=f"127.0.0.1:{parts.port}").geturl()
+    return link
 
 
 def build_pyramid(

@@ -120,7 +120,8 @@ def _from_array(array: Any, options: Options, name: str = "memory") -> Source:
 def _from_xarray(data: xr.DataArray, options: Options) -> Source:
     remembered = data.encoding.get(_ENCODING)
     # A Dask name changes with every operation: the same name is the very array that was opened.
-    if remembered is not None and getattr(data.data, "name", None) == remembered[0]:
+    unchanged = remembered is not None and getattr(data.data, "name", None) == remembered[0]
+    if remembered is not None and unchanged and options.channel is None and options.axes is None:
         return Source(_with_voxel_size(describe(remembered[1]), options), remembered[1], None)
     axes = "".join(str(d) for d in data.dims)
     axes = options.axes or (axes if set(axes) <= set("czyx") else None)  # type: ignore[assignment]
@@ -139,12 +140,16 @@ def _placement(
         if axis not in data.coords or data.coords[axis].size < 2:
             return None, (0.0, 0.0, 0.0), None
         places = np.asarray(data.coords[axis], float)
-        sizes.append(float(places[-1] - places[0]) / (len(places) - 1))
+        size = float(places[-1] - places[0]) / (len(places) - 1)
+        if size <= 0 or not np.allclose(np.diff(places), size, rtol=1e-3, atol=0):
+            return None, (0.0, 0.0, 0.0), None
+        sizes.append(size)
         origins.append(float(places[0]))
-        units.append(data.coords[axis].attrs.get("units"))
-    if min(sizes) <= 0:
+        unit = data.coords[axis].attrs.get("units")
+        units.append(_UNITS.get(unit, unit))
+    if len(set(units)) > 1:
         return None, (0.0, 0.0, 0.0), None
-    unit = _UNITS.get(units[0], units[0]) if units[0] is not None else None
+    unit = units[0]
     return (sizes[0], sizes[1], sizes[2]), (origins[0], origins[1], origins[2]), unit
 
 

@@ -80,7 +80,7 @@ def measure(job: Job, samples: Sequence[npt.NDArray[np.generic]] | None = None) 
         assert normalization.std is not None
         channels = plan.facts.channels
         return GreyScale((normalization.mean,) * channels, (1 / normalization.std,) * channels)
-    if not needs_statistics(plan):
+    if not plan.needs_statistics:
         return None
     if job.source is not None:
         samples = [read_box(job.source, box) for box in sample_boxes(plan.facts.shape)]
@@ -89,15 +89,6 @@ def measure(job: Job, samples: Sequence[npt.NDArray[np.generic]] | None = None) 
     if plan.options.nan_policy == "zero":
         samples = [np.nan_to_num(s, nan=0, posinf=0, neginf=0) for s in samples]
     return grey_scale(samples, normalization, name=plan.facts.name)
-
-
-def needs_statistics(plan: Plan) -> bool:
-    """Whether voxels have to be looked at before the first block."""
-    return plan.normalization.scope == "volume" and plan.normalization.method in (
-        "zscore",
-        "minmax",
-        "percentile",
-    )
 
 
 def with_grey(job: Job, grey: GreyScale | None) -> Job:

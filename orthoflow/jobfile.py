@@ -11,7 +11,7 @@ import yaml
 from orthoflow.errors import BadInput
 from orthoflow.options import option_names
 
-_PATHS = ("input", "target", "model")
+PATHS = ("input", "target", "model")
 _MOST_BYTES = 2**20
 
 
@@ -42,7 +42,7 @@ def read_job(path: str | Path) -> dict[str, Any]:
 
 def _named(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The same with fields' names for every spelling that is accepted."""
-    known = {**option_names(), **{name: name for name in _PATHS}}
+    known = {**option_names(), **{name: name for name in PATHS}}
     found: dict[str, Any] = {}
     for key, value in content.items():
         spelling = key.replace("_", "-").lower()

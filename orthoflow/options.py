@@ -35,7 +35,7 @@ def _wish(default: Any, kind: Kind, group: str, text: str, **more: Any) -> Any:
     return field(default=default, metadata={"wish": Wish(text, group, kind, **more)})
 
 
-_IN, _GEO, _NET, _VOTE, _OUT, _RUN = (
+_IN, _GEO, _NET, _VOTE, _OUT, WORK = (
     "Input", "Patches and tiles", "Network", "Consensus", "Output", "Work",
 )  # fmt: skip
 
@@ -104,12 +104,12 @@ class Options:
     ome_version: str = _wish("0.5", "text", _OUT, "OME-Zarr 0.5 (Zarr v3, sharded) or 0.4 (Zarr v2)", choices=("0.5", "0.4"))
     overwrite: bool = _wish(False, "flag", _OUT, "replace an earlier output of orthoflow")
 
-    block: tuple[int, ...] | None = _wish(None, "voxels", _RUN, "block of output that one task makes, one number or z,y,x", low=1)
-    part: tuple[int, ...] | None = _wish(None, "voxels", _RUN, "blocks per part, one number or z,y,x; inside a part nothing is computed twice", low=1)
-    cluster: str = _wish("auto", "text", _RUN, "where the work runs without a scheduler address (auto: cuda where there are GPUs and dask-cuda; else processes from the command line, threads from Python)", choices=("auto", "threads", "processes", "cuda", "synchronous"))
-    scheduler: str | None = _wish(None, "text", _RUN, "address of a running Dask scheduler")
-    workers: int | None = _wish(None, "int", _RUN, "workers of a local cluster", low=1, aliases=("num-workers",))
-    memory_limit: int | None = _wish(None, "int", _RUN, "bytes a worker may use; a plan that needs more is refused", low=1)
+    block: tuple[int, ...] | None = _wish(None, "voxels", WORK, "block of output that one task makes, one number or z,y,x", low=1)
+    part: tuple[int, ...] | None = _wish(None, "voxels", WORK, "blocks per part, one number or z,y,x; inside a part nothing is computed twice", low=1)
+    cluster: str = _wish("auto", "text", WORK, "where the work runs without a scheduler address (auto: cuda where there are GPUs and dask-cuda; else processes from the command line, threads from Python)", choices=("auto", "threads", "processes", "cuda", "synchronous"))
+    scheduler: str | None = _wish(None, "text", WORK, "address of a running Dask scheduler")
+    workers: int | None = _wish(None, "int", WORK, "workers of a local cluster", low=1, aliases=("num-workers",))
+    memory_limit: int | None = _wish(None, "int", WORK, "bytes a worker may use; a plan that needs more is refused", low=1)
     # fmt: on
 
     def __post_init__(self) -> None:

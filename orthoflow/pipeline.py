@@ -10,14 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orthoflow
-from orthoflow import driver, graph
+from orthoflow import driver, graph, work
 from orthoflow import job as jobs
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput
 from orthoflow.inputs import find_source
 from orthoflow.models import Model, ModelRef, ref_of
-from orthoflow.options import Options
+from orthoflow.options import WORK, Options, wish_of
 from orthoflow.plan import plan_run
+from orthoflow.plan.costs import sampled_bytes
 from orthoflow.reduce.statistics import sample_boxes
 from orthoflow.stores.ome import create_output, write_record
 from orthoflow.stores.urls import display_url, exists, is_inside, probe_write
@@ -143,21 +144,31 @@ def check_memory(plan: Plan) -> None:
 def prepared(
     client: Client | None, job: jobs.Job, source: Source, token: str
 ) -> tuple[graph.Node, Any]:
-    """The job as tasks get it, and the volume's grey scale; looks at voxels if it has to."""
+    """The job as tasks get it, and the volume's grey scale.
+
+    Loads the network where the work will run, and looks at voxels if it has to: what fails here
+    fails before anything is created.
+    """
     maker = graph.Direct() if client is None else graph.Submit(client, token)
     samples = None
-    if source.array is not None and jobs.needs_statistics(job.plan):
+    if source.array is not None and job.plan.needs_statistics:
         boxes = sample_boxes(job.plan.facts.shape)
         samples = [maker.voxels(source.array, box) for box in boxes]
     grey = maker.task("statistics", "volume", jobs.measure, job, samples)
-    grey = grey if client is None else grey.result()
+    loaded = maker.task("model", "load", work.load, job)
+    if client is not None:
+        grey, _ = client.gather([grey, loaded])
     return maker.task("job", "shared", jobs.with_grey, job, grey), grey
 
 
 def fingerprint(plan: Plan, model: ModelRef) -> str:
     """Digest of everything that the answer depends on."""
     facts = {"plan": plan.to_dict()["orientations"], "model": model.digest}
-    facts["options"] = plan.options.to_dict()
+    facts["options"] = {
+        name: value
+        for name, value in plan.options.to_dict().items()
+        if wish_of(name).group != WORK and name not in ("overwrite", "storage_option")
+    }
     facts["input"] = [plan.facts.name, plan.facts.shape, plan.facts.dtype]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -193,7 +204,7 @@ def run_report(plan: Plan, outcome: driver.Outcome, output: str, seconds: float)
         "patches_skipped": tally.skipped,
         "tiles": tally.tiles,
         "network_pixels": tally.network_pixels,
-        "bytes_read": tally.bytes_read,
+        "bytes_read": sampled_bytes(plan) + tally.bytes_read,
         "bytes_written": tally.bytes_written,
         "seconds": round(seconds, 3),
         "seconds_by_stage": {k: round(v, 3) for k, v in sorted(tally.seconds.items())},

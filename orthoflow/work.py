@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from orthoflow.models import Model
     from orthoflow.plan import Part, Plan
 
 # Voxels that are voted on at once: a few megabytes of float32 for each orientation.
@@ -39,6 +40,17 @@ _GPU = threading.Lock()
 
 Inferred = tuple[list[Sums], Tally]
 """Sums of the patches of one block, one per orientation that has any, and what was done."""
+
+
+def load(job: Job) -> None:
+    """Load the network in this process, or say why it cannot be."""
+    with _compute(job.plan) as device:
+        _loaded(job, device)
+
+
+def _loaded(job: Job, device: torch.device) -> Model:
+    """The network on its device; loaded once per process and kept by digest."""
+    return load_model(job.model, device=str(device), precision=job.plan.precision)
 
 
 def infer(
@@ -64,7 +76,7 @@ def infer(
         with tally.stage("prepare"):
             prepared = _prepared(job, voxels, read, working, device)
         with tally.stage("model"):
-            model = load_model(job.model, device=str(device), precision=plan.precision)
+            model = _loaded(job, device)
         sums = []
         for orientation in plan.orientations:
             mine = shares[orientation.name]

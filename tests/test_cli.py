@@ -318,6 +318,23 @@ def test_run_as_json_is_json_alone(capsys):
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("typed", "kind"), [((), "processes"), (("--cluster", "threads"), "threads")]
+)
+def test_without_a_gpu_processes_do_the_work_unless_said(capsys, monkeypatch, typed, kind):
+    asked = {}
+
+    def note(*_, **options):
+        asked.update(options)
+        raise StoreRefused("that is all")
+
+    monkeypatch.setattr("orthoflow.cluster._has_gpu", lambda _: False)
+    monkeypatch.setattr(pipeline, "run", note)
+    call(capsys, "run", "in.zarr", "out.zarr", "--model", "tiny", "--quiet", *typed)
+    assert asked["cluster"] == kind
+
+
+@pytest.mark.usefixtures("here")
 def test_quiet_is_quiet(capsys):
     code, out, err = call(capsys, *run_line("--quiet", "--json"))
     assert (code, err) == (0, "")
@@ -564,7 +581,6 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_created(inputs, monkeyp
     assert listing(inputs) == before
 
 
-@pytest.mark.xfail(reason="weights are read by workers, when the output is there already")
 @pytest.mark.parametrize(
     ("model", "words"),
     [("corrupt", ["weights.safetensors", "safetensors"]), ("evil.pt", ["evil.pt", "safetensors"])],

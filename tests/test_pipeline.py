@@ -127,9 +127,7 @@ def test_a_scheduler_without_workers_is_bad_input(volume, model, tmp_path, monke
     from distributed import LocalCluster
 
     monkeypatch.setattr("orthoflow.cluster._TIMEOUT", 1.0)
-    with LocalCluster(
-        n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-    ) as cluster:
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
         address = cluster.scheduler_address
         with pytest.raises(of.BadInput, match=rf"{address} has no worker"):
             run(volume, tmp_path / "out.zarr", model=model, scheduler=address)
@@ -180,7 +178,11 @@ def test_the_output_may_not_lie_in_the_input_nor_around_it(volume, model, tmp_pa
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(251, "NaN or infinite"), (253, "NaN or infinite"), (254, "RuntimeError: the network met 254")],
+    [
+        (251, "NaN or infinite"),
+        (253, "NaN or infinite"),
+        (254, "RuntimeError: the network met 254"),
+    ],
 )
 @pytest.mark.parametrize("cluster", ["synchronous", "threads"])
 def test_a_failed_block_is_named_and_the_rest_is_done(value, message, cluster, volume, tmp_path):
@@ -273,13 +275,12 @@ def test_the_report_and_the_records(volume, model, tmp_path):
     blocks = [step for step in steps if step.stage == "blocks"]
     assert [step.done for step in blocks] == list(range(1, report["blocks_planned"] + 1))
     assert blocks[-1].voxels == math.prod(SHAPE)
-    assert [s for s in steps if s.stage == "pyramid"][-1].done == 2
+    pyramid = [step for step in steps if step.stage == "pyramid"]
+    assert pyramid[-1].done == pyramid[-1].total == len(pyramid) > 0
 
 
 def test_the_voxel_size_and_place_are_carried_through(volume, model, tmp_path):
-    run(
-        volume, tmp_path / "out", model=model, voxel_size=(0.5, 0.25, 0.25), roi="2:10,4:20,:"
-    )
+    run(volume, tmp_path / "out", model=model, voxel_size=(0.5, 0.25, 0.25), roi="2:10,4:20,:")
     found = of.open_volume(tmp_path / "out", array="labels/segmentation")
     assert found.shape == (8, 16, 28)
     np.testing.assert_allclose(found.z, 1.0 + 0.5 * np.arange(8))
@@ -343,7 +344,9 @@ def two_at_once(client, model, folder):
     for thread in threads:
         thread.join()
     for i, one in enumerate(volumes):
-        np.testing.assert_array_equal(nets.read(folder / f"{i}", "labels/segmentation/0"), one > 100)
+        np.testing.assert_array_equal(
+            nets.read(folder / f"{i}", "labels/segmentation/0"), one > 100
+        )
 
 
 def test_the_callers_threads_are_left_alone(volume, model, tmp_path):

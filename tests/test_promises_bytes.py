@@ -229,7 +229,9 @@ def test_what_is_stored_is_what_the_kernels_gave(tmp_path):
 def test_a_stored_region_is_the_crop_of_the_whole(tmp_path):
     make, model, options = CASES["holes, median, coarser"]
     roi = "3:13,5:24,1:29"
-    of.run(make(), tmp_path / "o", model=model(), cluster="synchronous", roi=roi, chunk=8, **options)
+    of.run(
+        make(), tmp_path / "o", model=model(), cluster="synchronous", roi=roi, chunk=8, **options
+    )
     expected = nets.crop(reference("holes, median, coarser"), roi)["labels"]
     np.testing.assert_array_equal(nets.read(tmp_path / "o", "labels/segmentation/0"), expected)
 

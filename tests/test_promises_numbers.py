@@ -44,7 +44,9 @@ def brute_force(model, volume, orientation, patches, tile, weighting="gaussian",
             begin = [first[i] for (first, _), i in zip(patches, corner, strict=True)]
             sides = [lengths[i] for (_, lengths), i in zip(patches, corner, strict=True)]
             index = tuple(slice(a, a + n) for a, n in zip(begin, sides, strict=True))
-            pieces.append((begin, logits_of_patch(model, planes[(slice(None), number, *index)], tile)))
+            pieces.append(
+                (begin, logits_of_patch(model, planes[(slice(None), number, *index)], tile))
+            )
         size = planes.shape[2:]
         classes = range(len(pieces[0][1]))
         found.append(

@@ -108,7 +108,7 @@ def rectangle_side(size: int, *, limit: int, usual: int, divisor: int, overlap: 
     >>> rectangle_side(68, limit=1024, usual=256, divisor=16, overlap=0.1)
     80
     >>> rectangle_side(3000, limit=1024, usual=256, divisor=16, overlap=0.25)
-    272
+    304
     """
     whole = -(-size // divisor) * divisor
     if whole <= limit:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orthoflow.errors import BadInput
-from orthoflow.geometry.orientations import ORIENTATIONS
 from orthoflow.plan.blocks import sums_bytes
 from orthoflow.plan.census import census
+from orthoflow.reduce.statistics import sample_boxes
 
 if TYPE_CHECKING:
     from orthoflow.geometry.box import Box
@@ -39,7 +39,8 @@ class Work:
 @functools.lru_cache(maxsize=16)
 def total_work(plan: Plan) -> Work:
     """Work of the whole run."""
-    patches = tiles = pixels = read = peak = 0
+    patches = tiles = pixels = peak = 0
+    read = sampled_bytes(plan)
     fixed = PROCESS_BYTES + activation_bytes(plan)
     for block in census(plan):
         for way in block.ways:
@@ -48,8 +49,15 @@ def total_work(plan: Plan) -> Work:
             pixels += way.pixels
         if block.read is not None:
             read += chunk_bytes(plan, block.read)
-        peak = max(peak, fixed + held_bytes(plan, block))
+        peak = max(peak, fixed + _held_bytes(plan, block))
     return Work(patches, tiles, pixels, read, peak)
+
+
+def sampled_bytes(plan: Plan) -> int:
+    """Decoded bytes of the chunks that are looked at for the volume's statistics, if need be."""
+    if not plan.needs_statistics:
+        return 0
+    return sum(chunk_bytes(plan, box) for box in sample_boxes(plan.facts.shape))
 
 
 def chunk_bytes(plan: Plan, box: Box) -> int:
@@ -69,7 +77,7 @@ def bytes_written(plan: Plan) -> int:
     )
 
 
-def held_bytes(plan: Plan, block: BlockCensus) -> int:
+def _held_bytes(plan: Plan, block: BlockCensus) -> int:
     """Most bytes of voxels and sums that the task of a block holds at once."""
     if block.read is None or block.working is None:
         return 0
@@ -121,8 +129,3 @@ def seconds(plan: Plan) -> float | None:
     if plan.card.speed is None:
         return None
     return total_work(plan).network_pixels / plan.card.speed
-
-
-def whole_planes(plan: Plan) -> int:
-    """Planes of all orientations."""
-    return sum(ORIENTATIONS[w.chosen.orientation].planes(plan.working) for w in plan.ways)

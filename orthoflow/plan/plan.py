@@ -83,6 +83,12 @@ class Plan:
         return 1 if self.mode == "binary" else self.card.outputs
 
     @property
+    def needs_statistics(self) -> bool:
+        """Whether voxels have to be looked at before the first block."""
+        methods = ("zscore", "minmax", "percentile")
+        return self.normalization.scope == "volume" and self.normalization.method in methods
+
+    @property
     def ballot(self) -> Ballot:
         """The rule by which the orientations agree."""
         options = self.options

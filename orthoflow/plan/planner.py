@@ -40,14 +40,9 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     """
     check_channels(card, facts.channels)
     mode = _mode(card, options)
-    names = options.orientations
-    if names is None:
-        names = ("xy", "xz", "yz") if card.ndim == 2 else ("zyx",)
-    oriented = named_orientations(names, ndim=card.ndim)
+    oriented = _oriented(card, options)
     _check_votes(options, len(oriented))
     _check_tta(card, options)
-    if options.plane_weights is not None:
-        _check_order(names, oriented, card)
     working = working_shape(
         facts.shape,
         downsample=triple("downsample", options.downsample),
@@ -129,14 +124,19 @@ def _check_votes(options: Options, count: int) -> None:
         raise BadInput("plane_weights weigh the mean; with consensus vote leave them out")
 
 
-def _check_order(names: tuple[str, ...], oriented: tuple[Orientation, ...], card: Card) -> None:
-    """Refuse weights for orientations in another order than ours, which would be mixed up."""
+def _oriented(card: Card, options: Options) -> tuple[Orientation, ...]:
+    """Orientations in our order; weights given for another order would be mixed up."""
+    names = options.orientations
+    if names is None:
+        names = ("xy", "xz", "yz") if card.ndim == 2 else ("zyx",)
+    oriented = named_orientations(names, ndim=card.ndim)
     given = tuple(named_orientations((name,), ndim=card.ndim)[0] for name in names)
-    if given != oriented:
+    if options.plane_weights is not None and given != oriented:
         raise BadInput(
             f"plane_weights are in the order {','.join(o.name for o in oriented)}; "
             f"name the orientations in this order too, not {','.join(names)}"
         )
+    return oriented
 
 
 def _check_tta(card: Card, options: Options) -> None:

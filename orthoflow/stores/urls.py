@@ -403,5 +403,9 @@ def _probe_folder(place: Location) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise BadInput(f"output {place} cannot be made: {folder} is a file; choose another path")
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileNotFoundError as error:
+        # Folders such as /proc are there and hold what they hold.
+        raise StoreRefused(f"cannot write to {place}: {folder} takes no files") from error

@@ -194,7 +194,9 @@ def test_batches_are_full_but_for_the_last(case):
 
 
 @every_case
-@pytest.mark.parametrize("box", [Box((2, 3, 4), (7, 20, 29)), Box((8, 25, 29), (9, 26, 30))], ids=str)
+@pytest.mark.parametrize(
+    "box", [Box((2, 3, 4), (7, 20, 29)), Box((8, 25, 29), (9, 26, 30))], ids=str
+)
 def test_sums_over_a_box_are_the_crop(case, box):
     model, tiling = CASES[case]
     voxels = nets.with_holes(nets.blobs(SHAPE))
@@ -264,9 +266,7 @@ def blended_without(model, tiling, voxels, empty):
     weight_sum, full = np.zeros(planes.shape), np.zeros(planes.shape)
     for position in tiling.unpacked().positions():
         index = tuple(slice(a, b) for a, b in position.spans)
-        weight = np.outer(
-            *(oracles.profile("gaussian", b - a) for a, b in position.spans)
-        )
+        weight = np.outer(*(oracles.profile("gaussian", b - a) for a, b in position.spans))
         (slot,) = position.slots
         for plane in range(len(planes)):
             full[(plane, *index)] += weight

@@ -28,7 +28,9 @@ shapes = st.tuples(sides, sides, sides)
 
 
 def boxes_in(data, shape):
-    bounds = [sorted((data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n)))) for n in shape]
+    bounds = [
+        sorted((data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n)))) for n in shape
+    ]
     bounds = [(lo, hi) if lo < hi else (lo, lo + 1) for lo, hi in bounds]
     return Box(tuple(lo for lo, _ in bounds), tuple(hi for _, hi in bounds))
 
@@ -39,9 +41,7 @@ def boxes_in(data, shape):
 @given(shapes, shapes, st.data())
 def test_a_box_is_resampled_as_the_crop_of_the_whole(source, target, data):
     voxels = torch.from_numpy(np.random.default_rng(0).random((2, *source), np.float32))
-    whole = resample(
-        voxels, source, target, inside=Box.whole(source), wanted=Box.whole(target)
-    )
+    whole = resample(voxels, source, target, inside=Box.whole(source), wanted=Box.whole(target))
     wanted = boxes_in(data, target)
     inside = support_box(wanted, source=source, target=target)
     part = resample(
@@ -134,7 +134,9 @@ NORMALIZATIONS = [
 @pytest.mark.parametrize("normalization", NORMALIZATIONS, ids=str)
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
 def test_the_whole_volumes_statistics_are_numpys_per_channel(normalization, dtype):
-    values = samples(dtype=np.dtype(dtype)) if dtype != "u1" else samples().clip(0, 255).astype("u1")
+    values = (
+        samples(dtype=np.dtype(dtype)) if dtype != "u1" else samples().clip(0, 255).astype("u1")
+    )
     pieces = [values[:, :2], values[:, 2:]]
     grey = grey_scale(pieces, normalization, name="test")
     found = normalize_volume(torch.from_numpy(values.astype(np.float32))[None], grey)[0]

@@ -95,9 +95,8 @@ def test_boxes_hold_what_they_must(plan):
         shares = plan.shares(part, block)
         working = plan.working_box(shares)
         for way, orientation in zip(plan.ways, plan.orientations, strict=True):
-            mine = [
-                Box(*oracles.voxels_of_group(way.chosen, *g)) for g in groups(shares[way.chosen.orientation])
-            ]  # fmt: skip
+            found = groups(shares[orientation.name])
+            mine = [Box(*oracles.voxels_of_group(way.chosen, *group)) for group in found]
             sums = plan.sums_box(part, orientation, shares[orientation.name])
             assert (sums is None) == (not mine)
             need = plan.need(part.box, orientation)
@@ -138,7 +137,7 @@ def test_total_work_is_the_sum_over_the_blocks(plan):
 
 
 def bytes_held(plan, part, block):
-    """As `costs.held_bytes` has it, from boxes that were made patch by patch."""
+    """As `costs` has it, from boxes that were made patch by patch."""
     shares = plan.shares(part, block)
     working = plan.working_box(shares)
     if working is None:

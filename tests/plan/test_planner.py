@@ -76,6 +76,7 @@ def refusal(card=CARD, facts=FACTS, **options):
             ("order xy,yz", "not yz,xy"),
         ),
         (FIXED, {"packing": "stripes", "guard": 200}, ("packing stripes", "200")),
+        (FIXED.replace(tile=(256, 128)), {"tta": "rotation"}, ("rotation", "256,128")),
         (SOLID, {"packing": "stripes"}, ("3-D network has no planes",)),
         (CARD.replace(channels=3), {}, ("takes 3 channels", "has 1")),
         (CARD, {"roi": "0:400,:,:"}, ("roi 0:400 on axis z", "68")),
