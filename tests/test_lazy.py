@@ -193,9 +193,12 @@ def test_changed_volumes_are_not_read_from_their_file(volume, path):
         "copied data": (opened.copy(data=255 - opened.data), 255 - volume),
     }
     for name, (given, array) in changes.items():
-        array = np.ascontiguousarray(array)
         found = of.segment(given, model, **OPTIONS).compute(scheduler="synchronous").values
-        wanted = of.segment(array, model, **OPTIONS).compute(scheduler="synchronous").values
+        wanted = (
+            of.segment(np.ascontiguousarray(array), model, **OPTIONS)
+            .compute(scheduler="synchronous")
+            .values
+        )
         np.testing.assert_array_equal(found, wanted, err_msg=name)
 
 

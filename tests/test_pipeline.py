@@ -240,7 +240,7 @@ def test_statistics_of_a_volume_with_holes_in_its_numbers(method, model, tmp_pat
     volume = nets.blobs(SHAPE).astype(np.float32)
     clean = volume.copy()
     volume[3, 3, 3], clean[3, 3, 3] = np.nan, 0
-    with pytest.raises(of.BadInput, match="1 values that are NaN or infinite .* nan_policy=zero"):
+    with pytest.raises(of.BadInput, match=r"1 values that are NaN or infinite .* nan_policy=zero"):
         run(volume, tmp_path / "out", model=model, normalization=method)
     assert nets.tree(tmp_path) == []
     run(volume, tmp_path / "zero", model=model, normalization=method, nan_policy="zero")

@@ -137,7 +137,7 @@ def test_the_cases_are_no_trivial_ones(case):
         assert found["disagreement"].any()
     make, model, options = CASES[case]
     if make is holes:
-        plan, job, _ = nets.planned(make(), model(), **options, block=8)
+        plan, _, _ = nets.planned(make(), model(), **options, block=8)
         assert plan.block_count > 20
         assert len(np.unique(found["probabilities"])) > 50
 

@@ -27,6 +27,8 @@ WEIGHTS_FILE = "weights.safetensors"
 MAX_CARD_BYTES = 64 * 1024
 DEFAULT_TILE_STRIDE = 16
 """Phase assumed of a network with a fixed input whose card states none."""
+CPU_BATCH_PIXELS = 2**16
+"""Tiles that go through a CPU together: one of 256 x 256, four of 128 x 128."""
 
 # Facts that leave every output voxel as it is; they stay out of the digest.
 PROSE = frozenset(

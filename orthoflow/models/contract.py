@@ -13,7 +13,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import torch
 
 from orthoflow.errors import BadInput
-from orthoflow.models.card import Card, ModelRef, Normalization, Task
+from orthoflow.models.card import CPU_BATCH_PIXELS, Card, ModelRef, Normalization, Task
 from orthoflow.models.exact import FixedAlgorithm, Operations, can_fix_algorithm
 from orthoflow.models.fingerprint import module_digest
 from orthoflow.models.nets import UNet, folded
@@ -23,8 +23,6 @@ Layout = Literal["channels_last", "contiguous"]
 
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MEMORY = "memory"
-CPU_BATCH_PIXELS = 2**16
-"""Tiles that go through a CPU together: one of 256 x 256, four of 128 x 128."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orthoflow.errors import BadInput
+from orthoflow.geometry.scale import RESAMPLE_ORDER
+from orthoflow.models.card import CPU_BATCH_PIXELS
 from orthoflow.plan.blocks import sums_bytes
 from orthoflow.plan.census import census
 from orthoflow.reduce.statistics import sample_boxes
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
     from orthoflow.plan.census import BlockCensus
     from orthoflow.plan.plan import Plan
 
-# Interpreter, torch and Dask, before any voxel is read. Measured: see benchmarks/README.md.
+# Interpreter, torch, zarr and Dask, with one tiny block done: 392 MiB in the calling process, 433 MiB
+# in a worker process of Dask's (Linux, torch 2.13; tests/test_promises_plan.py measures the former).
 PROCESS_BYTES = 420 * 2**20
+# What does not grow with the block: the slab that is voted on, buffers of the writer, scratch
+# memory of convolutions. Measured runs less all other terms leave -8 to 45 MiB, most of it with 3-D nets.
+_SCRATCH_BYTES = 24 * 2**20
 # Bytes of activations per network pixel where no card says: a U-Net of 32 channels in float32.
 _USUAL_ACTIVATION = 1024.0
 
@@ -41,7 +47,7 @@ def total_work(plan: Plan) -> Work:
     """Work of the whole run."""
     patches = tiles = pixels = peak = 0
     read = sampled_bytes(plan)
-    fixed = PROCESS_BYTES + activation_bytes(plan)
+    fixed = fixed_bytes(plan)
     for block in census(plan):
         for way in block.ways:
             patches += way.patches
@@ -78,25 +84,45 @@ def bytes_written(plan: Plan) -> int:
 
 
 def _held_bytes(plan: Plan, block: BlockCensus) -> int:
-    """Most bytes of voxels and sums that the task of a block holds at once."""
+    """Most bytes of voxels, sums and results that the task of a block holds at once.
+
+    All of them are added up. Voxels are let go before the results are made, but the process keeps
+    memory that was let go, in pieces (`kernels.allocator`): so are measured peaks.
+    """
     if block.read is None or block.working is None:
         return 0
-    inputs = input_bytes(plan, block.read, block.working)
     sums = block.sums * plan.channels * 4
-    views = len(plan.ways) * block.voxels * plan.channels * 4
-    # While the network runs all input is held, and the sums so far; then the views replace them.
-    return max(inputs + sums, sums + views + 4 * block.voxels * plan.channels * 4)
+    results = sum(
+        block.voxels * max(1, array.classes) * np.dtype(array.dtype).itemsize
+        for array in plan.output.arrays
+    )
+    return input_bytes(plan, block.read, block.working) + sums + results
 
 
 def input_bytes(plan: Plan, read: Box, working: Box) -> int:
     """Bytes of a task's voxels: as read, and as float32 where they are resampled or converted."""
-    item = np.dtype(plan.facts.dtype).itemsize
-    stored = read.voxels * plan.facts.channels * item
-    resampled = plan.working != plan.facts.shape
-    if not resampled:
-        kept = plan.facts.dtype in ("uint8", "int8", "int16", "float32")
-        return stored if kept else stored + read.voxels * plan.facts.channels * 4
-    return stored + (read.voxels + working.voxels) * plan.facts.channels * 4
+    held = read.voxels * np.dtype(plan.facts.dtype).itemsize
+    kept = plan.facts.dtype in ("uint8", "int8", "int16", "float32")
+    if plan.working != plan.facts.shape:
+        held += 4 * _resampling_voxels(plan, read, working)
+    elif not kept:
+        held += 4 * read.voxels
+    return held * plan.facts.channels
+
+
+def _resampling_voxels(plan: Plan, read: Box, working: Box) -> int:
+    """Most voxels held while one axis after the other is resampled (`kernels.prepare.resample`).
+
+    Each axis needs the voxels before it and three times those after it: the first tap, the sum and
+    the tap that is being added.
+    """
+    shape, most = list(read.shape), 0
+    for axis in RESAMPLE_ORDER:
+        if plan.facts.shape[axis] != plan.working[axis]:
+            before = math.prod(shape)
+            shape[axis] = working.shape[axis]
+            most = max(most, before + 3 * math.prod(shape))
+    return most
 
 
 def require_memory(plan: Plan, limit: int) -> None:
@@ -116,12 +142,18 @@ def part_bytes(plan: Plan) -> int:
     return 0 if blocks == 1 else blocks * sums_bytes(plan.block, plan.card)
 
 
-def activation_bytes(plan: Plan) -> int:
-    """Bytes of activations of one batch."""
-    per_pixel = plan.card.activation_bytes or _USUAL_ACTIVATION
-    pixels = max(math.prod(next(way.chosen.positions()).tile) for way in plan.ways)
+def fixed_bytes(plan: Plan) -> int:
+    """Bytes that a worker needs whatever its block: the process, the network and its batch."""
+    tile = max(math.prod(next(way.chosen.positions()).tile) for way in plan.ways)
+    pixels = tile * plan.batch
+    # A CPU runs a batch a few tiles at a time.
+    on_gpu = plan.options.device.startswith("cuda")
+    together = pixels if on_gpu else min(pixels, max(tile, CPU_BATCH_PIXELS))
     width = 0.5 if plan.precision == "bfloat16" else 1.0
-    return int(per_pixel * width * pixels * plan.batch)
+    activations = (plan.card.activation_bytes or _USUAL_ACTIVATION) * width * together
+    # Logits lie in pieces and as one; those that are blended as they are, weighted and rounded.
+    values = plan.card.channels + 2 * plan.card.outputs + 3 * plan.channels
+    return PROCESS_BYTES + _SCRATCH_BYTES + int(activations) + 4 * pixels * values
 
 
 def seconds(plan: Plan) -> float | None:

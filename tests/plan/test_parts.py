@@ -132,8 +132,7 @@ def test_total_work_is_the_sum_over_the_blocks(plan):
     assert found.tiles == work["tiles"]
     assert found.network_pixels == work["pixels"]
     assert found.bytes_read == work["bytes"]
-    fixed = costs.PROCESS_BYTES + costs.activation_bytes(plan)
-    assert found.peak_bytes == peak + fixed
+    assert found.peak_bytes == peak + costs.fixed_bytes(plan)
 
 
 def bytes_held(plan, part, block):
@@ -145,8 +144,8 @@ def bytes_held(plan, part, block):
     boxes = [plan.sums_box(part, o, shares[o.name]) for o in plan.orientations]
     sums = 4 * plan.channels * sum(box.voxels for box in boxes if box is not None)
     inputs = costs.input_bytes(plan, plan.read_box(working), working)
-    finished = 4 * plan.channels * block.voxels * (len(plan.ways) + 4)
-    return sums + max(inputs, finished)
+    results = block.voxels * sum(max(1, array.classes) for array in plan.output.arrays)
+    return inputs + sums + results
 
 
 def bytes_of_chunks(facts, box):
@@ -201,3 +200,14 @@ def test_planning_stays_quick_for_many_blocks():
     began = time.process_time()
     costs.total_work(plan)
     assert time.process_time() - began < 3
+
+
+def test_a_median_needs_the_planes_beside_the_block():
+    """Half of its size on both sides along the stack of each orientation, inside the volume."""
+    facts = VolumeFacts("v", (40, 40, 40), "uint8")
+    plan = plan_run(facts, CARDS["free"], Options(median=5))
+    needs = [str(plan.need(Box((1, 10, 20), (9, 19, 39)), o)) for o in plan.orientations]
+    assert needs == ["0:11,10:19,20:39", "1:9,8:21,20:39", "1:9,10:19,18:40"]
+    solid = plan_run(facts, CARDS["solid"], Options(median=5))
+    box = Box((1, 10, 20), (9, 19, 39))
+    assert solid.need(box, solid.orientations[0]) == box
