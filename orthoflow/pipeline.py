@@ -77,10 +77,15 @@ def run(
     source = find_source(input, wishes)
     reference = model_ref(model, wishes)
     check_output(output, source, wishes)
+    elsewhere = client is not None or wishes.scheduler is not None
+    if not elsewhere:
+        wishes = on_device(wishes, None)
+    plan = plan_run(source.facts, reference.card, wishes)
+    check_memory(plan)
+    probe_write(output, wishes.storage_option)
     with connect(wishes, client) as workers:
-        plan = plan_run(source.facts, reference.card, on_device(wishes, workers))
-        check_memory(plan)
-        probe_write(output, wishes.storage_option)
+        if elsewhere:
+            plan = replace(plan, options=on_device(wishes, workers))
         job = jobs.Job(plan, reference, source.ref, None, str(output))
         token = fingerprint(plan, reference)
         # Runs of one fingerprint may share a scheduler at the same time: keys tell them apart.

@@ -118,11 +118,12 @@ def blobs(shape, seed=0, dtype=np.uint8, top=255):
 
 
 def with_holes(volume):
-    """The volume with constant boxes that lie across the borders of any blocks."""
+    """The volume with constant boxes across the borders of any blocks, and constant planes."""
     volume = volume.copy()
     z, y, x = volume.shape[-3:]
     volume[..., z // 4 : z // 4 * 3, y // 5 : y // 5 * 4, : x // 2] = 7
-    volume[..., z // 2 :, y // 2 :, x // 3 :] = 0
+    volume[..., z // 3 :, y // 2 :, x // 3 :] = 0
+    volume[..., -2:] = 9
     return volume
 
 
