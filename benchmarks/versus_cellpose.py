@@ -107,16 +107,19 @@ def run_memory(folder: Path) -> None:
     single = of.predict(plane, model, orientations=("xy",), **wishes)["xy"].to_numpy()
     same = _subject.deviation(single[:, 0], _subject.plain_pass(network, plane[0]))
     _subject.forget()
-    with measure.stopwatch() as seconds, dask.config.set(scheduler="synchronous"):
-        logits = of.predict(volume, model, **wishes)["consensus"].compute()
-    counts = _subject.counts()
+    with dask.config.set(scheduler="synchronous"):
+        with measure.stopwatch() as seconds:
+            logits = of.predict(volume, model, **wishes)["consensus"].compute()
+        counts = _subject.counts()
+        with measure.stopwatch() as again:
+            of.predict(volume, model, **wishes)["consensus"].compute()
     # Cellpose adds the orientations up, the consensus is their mean.
     np.save(folder / "memory.npy", 3 * logits.to_numpy()[-1])
     middle = volume.shape[0] // 2
     plain = _subject.plain_pass(network, volume[middle])
     xy = of.predict(volume[middle : middle + 1], model, orientations=("xy",), **wishes)["xy"]
     phase = _subject.deviation(xy.to_numpy()[:, 0], plain, border=32)
-    measure.answer(**seconds, **counts, same=same, phase=phase)
+    measure.answer(**seconds, **counts, same=same, phase=phase, again_s=again["cpu_s"])
 
 
 def run_zarr(folder: Path) -> None:
@@ -134,18 +137,13 @@ def run_zarr(folder: Path) -> None:
     if not source.exists():
         chunks = tuple(min(n, 128) for n in volume.shape)
         zarr.create_array(str(source), data=volume, chunks=chunks)
+    wishes = {"overlap": OVERLAP, "mode": "multiclass", "cluster": "threads", "workers": 1}
     with measure.stopwatch() as seconds:
-        report = of.run(
-            str(source),
-            str(target),
-            model=model,
-            overlap=OVERLAP,
-            mode="multiclass",
-            cluster="threads",
-            workers=1,
-            overwrite=True,
-        )
-    measure.answer(**seconds, **_subject.counts(), report=str(report))
+        report = of.run(str(source), str(target), model=model, overwrite=True, **wishes)
+    counts = _subject.counts()
+    with measure.stopwatch() as again:
+        of.run(str(source), str(target), model=model, overwrite=True, **wishes)
+    measure.answer(**seconds, **counts, report=str(report), again_s=again["cpu_s"])
 
 
 def run_network(folder: Path) -> None:
@@ -211,6 +209,7 @@ def rows(answers: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             "side": side,
             "cpu_s": measure.median(runs, "cpu_s"),
             "spread": measure.spread(runs, "cpu_s"),
+            "again_s": measure.median(runs, "again_s") if "again_s" in runs[0] else None,
             "wall_s": measure.median(runs, "wall_s"),
             "system_s": measure.median(runs, "system_s"),
             "in network": measure.median(runs, "forward_s"),
@@ -237,15 +236,19 @@ def agreement(folder: Path, side: str) -> float:
 def goals(answers: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[float, str, float]]:
     """The promises of this benchmark, as far as the sides that ran can show them."""
     cpu = {side: measure.median(runs, "cpu_s") for side, runs in answers.items()}
+    # A first pass pays for imports and for memory that was never touched; a long run pays once.
+    again = {s: measure.median(r, "again_s") for s, r in answers.items() if "again_s" in r[0]}
     found: dict[str, tuple[float, str, float]] = {}
-    for over, under, sign, bound, name in (
-        ("cellpose4", "memory", ">=", 3.0, "fewer CPU seconds than Cellpose 4"),
-        ("cellpose3", "memory", ">=", 1.4, "fewer CPU seconds than Cellpose 3.1"),
-        ("memory", "network", "<=", 1.05, "total over network only, in memory"),
-        ("zarr", "network", "<=", 1.10, "total over network only, Zarr to Zarr"),
+    for over, under, seconds, sign, bound, name in (
+        ("cellpose4", "memory", cpu, ">=", 3.0, "fewer CPU seconds than Cellpose 4"),
+        ("cellpose3", "memory", cpu, ">=", 1.4, "fewer CPU seconds than Cellpose 3.1"),
+        ("memory", "network", again, "<=", 1.05, "second pass over network only, in memory"),
+        ("zarr", "network", again, "<=", 1.10, "second pass over network only, Zarr to Zarr"),
+        ("memory", "network", cpu, "<=", 1.05, "first pass over network only, in memory"),
+        ("zarr", "network", cpu, "<=", 1.10, "first pass over network only, Zarr to Zarr"),
     ):
-        if over in cpu and under in cpu:
-            found[name] = (cpu[over] / cpu[under], sign, bound)
+        if over in seconds and under in cpu:
+            found[name] = (seconds[over] / cpu[under], sign, bound)
     return found
 
 
