@@ -10,6 +10,7 @@ import numpy as np
 from orthoflow.errors import BadInput
 from orthoflow.geometry.facts import VolumeFacts
 from orthoflow.options import triple
+from orthoflow.stores.units import length_unit
 from orthoflow.stores.volumes import IMAGE_DTYPES, VolumeRef, describe, find_volume, read_box
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # Under this key a DataArray's encoding remembers the file it was opened from.
 _ENCODING = "orthoflow"
-_UNITS = {"um": "micrometer", "nm": "nanometer", "mm": "millimeter"}
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ def _placement(
             return None, (0.0, 0.0, 0.0), None
         sizes.append(size)
         origins.append(float(places[0]))
-        unit = data.coords[axis].attrs.get("units")
-        units.append(_UNITS.get(unit, unit))
-    if len(set(units)) > 1:
+        stated = data.coords[axis].attrs.get("units")
+        units.append((stated is not None, length_unit(stated)))
+    # Units that differ, or that are no lengths, place nothing.
+    if len(set(units)) > 1 or units[0] == (True, None):
         return None, (0.0, 0.0, 0.0), None
-    unit = units[0]
-    return (sizes[0], sizes[1], sizes[2]), (origins[0], origins[1], origins[2]), unit
+    return (sizes[0], sizes[1], sizes[2]), (origins[0], origins[1], origins[2]), units[0][1]
 
 
 def remember(data: xr.DataArray, ref: VolumeRef) -> xr.DataArray:

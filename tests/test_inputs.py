@@ -161,3 +161,19 @@ def test_what_is_no_volume():
             source_of(bad)
     with pytest.raises(of.BadInput, match="int64"):
         source_of(np.zeros((2, 2, 2), np.int64))
+
+
+@pytest.mark.parametrize(("stated", "unit"), [("um", "micrometer"), (None, None)])
+def test_units_of_coordinates_get_their_full_names(volume, stated, unit):
+    attributes = {} if stated is None else {"units": stated}
+    coords = {a: (a, np.arange(n) * 0.5, attributes) for a, n in zip("zyx", SHAPE, strict=True)}
+    facts = source_of(xr.DataArray(volume, dims=tuple("zyx"), coords=coords)).facts
+    assert (facts.voxel_size, facts.unit) == ((0.5, 0.5, 0.5), unit)
+
+
+def test_a_unit_that_is_no_length_states_no_voxel_size(volume):
+    coords = {
+        a: (a, np.arange(n) * 2.0, {"units": "pixel"}) for a, n in zip("zyx", SHAPE, strict=True)
+    }
+    facts = source_of(xr.DataArray(volume, dims=tuple("zyx"), coords=coords)).facts
+    assert (facts.voxel_size, facts.unit) == (None, None)
