@@ -62,6 +62,8 @@ def run_blocks(
     parts = (graph.written(maker, plan, part, job, array) for part in plan.parts())
     outcome, began = Outcome(), time.monotonic()
     dashboard = None if client is None else dashboard_of(client)
+    # Something to look at while the first blocks are under way.
+    report(Progress("blocks", 0, plan.block_count, 0, 0.0, dashboard))
     for block, result in stream(client, parts):
         if isinstance(result, BlockFailed):
             outcome.failed[str(block)] = str(result)
