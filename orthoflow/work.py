@@ -94,7 +94,8 @@ def infer(
                     recipe=recipe_of(plan),
                 )
             _count(tally, count)
-            sums.append(found)
+            # Until the neighbours are done sums wait on the host, where a part has room.
+            sums.append(_on_host(found) if len(part.blocks) > 1 else found)
     return sums, tally
 
 
@@ -192,11 +193,16 @@ def rim(job: Job, inferred: Inferred, block: Box) -> list[Sums]:
         common = piece.box.intersect(need)
         if common is None:
             continue
-        cut = piece.cut(common)
-        total = np.array(_numpy(cut.total))
-        missing = None if cut.missing is None else np.array(_numpy(cut.missing))
-        pieces.append(Sums(cut.orientation, common, total, missing))
+        cut = _on_host(piece.cut(common))
+        missing = None if cut.missing is None else cut.missing.copy()
+        pieces.append(Sums(cut.orientation, common, cut.total.copy(), missing))
     return pieces
+
+
+def _on_host(sums: Sums) -> Sums:
+    """The same sums as NumPy arrays; on a CPU without a copy."""
+    missing = None if sums.missing is None else _numpy(sums.missing)
+    return Sums(sums.orientation, sums.box, _numpy(sums.total), missing)
 
 
 def _numpy(array: Any) -> npt.NDArray[np.generic]:
