@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.facts import VolumeFacts
+from orthoflow.geometry.tiling import Tiling
 from orthoflow.models.card import Card
 from orthoflow.options import Options
 from orthoflow.plan import costs, plan_run
@@ -190,16 +191,20 @@ def test_a_plan_that_needs_more_memory_than_there_is_is_refused():
         costs.require_memory(plan, need - 1)
 
 
-def test_planning_stays_quick_for_many_blocks():
-    """Ten thousand blocks; generous, as this machine may be busy."""
-    import time
-
+def test_many_blocks_are_counted_without_visiting_their_patches(monkeypatch):
+    """Ten thousand blocks of a hundred patches each; the tiles must not be asked one by one."""
     facts = VolumeFacts("large", (2816, 2816, 2816), "uint8", chunks=(64, 64, 64))
     plan = plan_run(facts, CARDS["fixed"].replace(tile=(256, 256)), Options(block=(128,)))
     assert plan.block_count > 10_000
-    began = time.process_time()
-    costs.total_work(plan)
-    assert time.process_time() - began < 3
+    visited, position = [], Tiling.position
+
+    def counted(tiling, pieces):
+        visited.append(pieces)
+        return position(tiling, pieces)
+
+    monkeypatch.setattr(Tiling, "position", counted)
+    assert costs.total_work(plan).tiles > 1_000_000
+    assert len(visited) < 10
 
 
 def test_a_median_needs_the_planes_beside_the_block():
