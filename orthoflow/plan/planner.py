@@ -43,6 +43,7 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     oriented = _oriented(card, options)
     _check_votes(options, len(oriented))
     _check_tta(card, options)
+    _check_median(card, options)
     working = working_shape(
         facts.shape,
         downsample=triple("downsample", options.downsample),
@@ -137,6 +138,14 @@ def _oriented(card: Card, options: Options) -> tuple[Orientation, ...]:
             f"name the orientations in this order too, not {','.join(names)}"
         )
     return oriented
+
+
+def _check_median(card: Card, options: Options) -> None:
+    if card.ndim == 3 and options.median > 1:
+        raise BadInput(
+            f"median {options.median} filters along a stack of planes, and {card.name} takes 3-D "
+            "patches; leave it out"
+        )
 
 
 def _check_tta(card: Card, options: Options) -> None:

@@ -39,7 +39,7 @@ def plans(draw):
         "chunk": 4,
         "block": tuple(4 * draw(st.integers(1, 6)) for _ in range(3)),
         "part": tuple(draw(st.integers(1, 3)) for _ in range(3)),
-        "median": draw(st.sampled_from([1, 1, 3, 5])),
+        "median": draw(st.sampled_from([1, 1, 3, 5])) if card.ndim == 2 else 1,
         "downsample": draw(st.sampled_from([1, 1, 2, 3.3, (5, 1, 0.5)])),
     }
     if draw(st.booleans()):
@@ -213,6 +213,3 @@ def test_a_median_needs_the_planes_beside_the_block():
     plan = plan_run(facts, CARDS["free"], Options(median=5))
     needs = [str(plan.need(Box((1, 10, 20), (9, 19, 39)), o)) for o in plan.orientations]
     assert needs == ["0:11,10:19,20:39", "1:9,8:21,20:39", "1:9,10:19,18:40"]
-    solid = plan_run(facts, CARDS["solid"], Options(median=5))
-    box = Box((1, 10, 20), (9, 19, 39))
-    assert solid.need(box, solid.orientations[0]) == box

@@ -241,3 +241,9 @@ def test_the_forks_scaling_is_reproduced():
     plan = make(FIXED, facts, diameter=60, anisotropy=4, overlap=0.1)
     assert plan.working == (68, 984, 984)
     assert plan.to_dict()["total"]["tiles_unpacked"] == 11540
+
+
+def test_a_median_wants_a_stack():
+    facts = VolumeFacts("v", (40, 40, 40), "uint8")
+    with pytest.raises(BadInput, match="median 3 filters along a stack"):
+        plan_run(facts, Card(name="n", outputs=2, ndim=3, divisor=8), Options(median=3))
