@@ -202,6 +202,7 @@ class _Collector:
         dtype = torch.int32 if recipe.fixed_point else torch.float32
         self._total = torch.zeros((recipe.channels, *shape), dtype=dtype, device=device)
         self._missing: torch.Tensor | None = None
+        self._missed: dict[tuple[int, ...], npt.NDArray[np.intp]] = {}
 
     def add(self, position: Position, groups: npt.NDArray[np.intp], logits: torch.Tensor) -> None:
         """Add the tiles' `logits` (n, channels, *tile), cropped to the target."""
@@ -209,7 +210,9 @@ class _Collector:
         if weight is None:
             return
         for slot, where in enumerate(position.slots):
-            planes, keep = self._planes_here(groups * position.count + slot)
+            # A tile runs for its other stripes: those that are missed contribute nothing here too.
+            missed = self._missed.get(position.pieces)
+            planes, keep = self._planes_here(groups * position.count + slot, without=missed)
             if not len(planes):
                 continue
             patches = logits[(slice(None), slice(None), *where)][(slice(None), slice(None), *crop)]
@@ -220,7 +223,9 @@ class _Collector:
             self._total[index] += patches.transpose(0, 1)
 
     def miss(self, position: Position, planes: npt.NDArray[np.intp]) -> None:
-        """Note that the patches of `planes` at this position are not run."""
+        """Note that the patches of `planes` at this position contribute nothing."""
+        if position.count > 1:
+            self._missed[position.pieces] = planes
         weight, _, place = self._weight(position, scale=FIXED_POINT_SCALE)
         planes, _ = self._planes_here(planes)
         if weight is None or not len(planes):
@@ -240,11 +245,14 @@ class _Collector:
         return Sums(orientation, target, total, missing)
 
     def _planes_here(
-        self, planes: npt.NDArray[np.intp]
+        self, planes: npt.NDArray[np.intp], *, without: npt.NDArray[np.intp] | None = None
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Planes inside the target, counted from its first, and their places in `planes`."""
         first, end = self._target[0]
-        keep = ((planes >= first) & (planes < end)).nonzero()[0]
+        inside = (planes >= first) & (planes < end)
+        if without is not None:
+            inside &= ~np.isin(planes, without)
+        keep = inside.nonzero()[0]
         return planes[keep] - first, keep
 
     def _weight(

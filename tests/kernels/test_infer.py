@@ -259,6 +259,23 @@ def test_empty_patches_contribute_nothing(case):
     assert (logits[:, ~mask] == 0).all()
 
 
+def test_an_empty_stripe_of_a_tile_that_runs_contributes_nothing():
+    """Constant rows of one plane, whose neighbour in the tile is not empty and makes it run."""
+    model, tiling = CASES["shared"]
+    voxels = nets.blobs(SHAPE, top=9)
+    voxels[1, 18:] = 3
+    empty = empty_patches(tiling, voxels)
+    assert empty == {((1, 0), 1), ((1, 1), 1)}
+    found, count = infer(model, tiling, voxels, skip_empty=True)
+    assert (count.tiles, count.skipped) == (tiling.tiles, len(empty))
+    expected, covered = blended_without(model, tiling, voxels, empty)
+    logits, mask = found.logits()
+    np.testing.assert_array_equal(mask.numpy(), covered >= 1 / 16)
+    np.testing.assert_allclose(
+        logits.numpy()[:, mask.numpy()], expected[:, mask.numpy()], atol=2e-5
+    )
+
+
 def blended_without(model, tiling, voxels, empty):
     """Float64 blend of the patches that are not empty, and the share of weight they have."""
     planes = np.moveaxis(voxels, ORIENTATIONS[tiling.orientation].stack, 0)
