@@ -58,6 +58,7 @@ class Options:
     channel: int | None = _wish(None, "int", _IN, "channel to use (all by default)", low=0)
     voxel_size: tuple[float, ...] | None = _wish(None, "floats", _IN, "physical voxel size z,y,x in micrometres, where the file states none or a wrong one", low=0)
     nan_policy: str = _wish("fail", "text", _IN, "NaN or infinity in the input: fail the block, or read as zero", choices=("fail", "zero"))
+    missing_input: str = _wish("fail", "text", _IN, "stored chunks of the input that are not there: fail the block, or read as the fill value (for volumes that leave out empty chunks)", choices=("fail", "fill"))
     roi: str | None = _wish(None, "text", _IN, "region z0:z1,y0:y1,x0:x1 to segment; equals the crop of the full run")
     storage_option: tuple[tuple[str, str], ...] = _wish((), "pairs", _IN, "option KEY=VALUE of the object store's client; no secrets, those belong in the environment")
 
@@ -109,6 +110,13 @@ class Options:
     cluster: str = _wish("auto", "text", WORK, "where the work runs without a scheduler address (auto: cuda where there are GPUs and dask-cuda; else processes from the command line, threads from Python)", choices=("auto", "threads", "processes", "cuda", "synchronous"))
     scheduler: str | None = _wish(None, "text", WORK, "address of a running Dask scheduler")
     workers: int | None = _wish(None, "int", WORK, "workers of a local cluster", low=1, aliases=("num-workers",))
+    resume: bool = _wish(False, "flag", WORK, "go on with an output that an earlier run of the same settings left unfinished")
+    retry_failed: bool = _wish(False, "flag", WORK, "resume, and try the blocks again that failed")
+    take_over: bool = _wish(False, "flag", WORK, "go on although another driver seems to be at work on this output")
+    num_parts: int = _wish(1, "int", WORK, "independent jobs that share the work without a scheduler between them; implies resume", low=1)
+    part_id: int | None = _wish(None, "int", WORK, "which of them this is, from 0 (with num_parts; else from AWS_BATCH_JOB_ARRAY_INDEX, SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX)", low=0)
+    retries: int = _wish(2, "int", WORK, "times that a block which failed is tried again", low=0)
+    patience: float = _wish(600.0, "float", WORK, "seconds for which a store that is overloaded or does not answer is asked again", low=0)
     memory_limit: int | None = _wish(None, "int", WORK, "bytes a worker may use; a plan that needs more is refused", low=1)
     # fmt: on
 
