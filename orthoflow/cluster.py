@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
     from orthoflow.options import Options
 
+_log = logging.getLogger("orthoflow")
+
 _TIMEOUT = 20.0
 _GPU_THREADS = 3
+# Files and sockets: connections to stores and a scheduler; pipes and connections of a worker that
+# is started here (9 measured). Workers inherit the limit, and talk to each other.
+_FILES, _FILES_PER_WORKER = 128, 16
 
 
 @contextlib.contextmanager
@@ -30,11 +35,14 @@ def connect(options: Options, client: Client | None = None) -> Iterator[Client |
     Raises
     ------
     BadInput
-        If the scheduler does not answer, has no workers, or there is no GPU for a GPU cluster.
+        If the scheduler does not answer, has no workers, there is no GPU for a GPU cluster, or too
+        few files may be open at a time.
     """
     if client is not None:
         yield client
-    elif options.scheduler is not None:
+        return
+    allow_open_files(_FILES)
+    if options.scheduler is not None:
         with _existing(options.scheduler) as found:
             yield found
     elif options.cluster == "synchronous":
@@ -85,9 +93,36 @@ def _local(options: Options) -> Iterator[Client]:
         arguments |= {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
     else:
         arguments |= {"n_workers": 1, "threads_per_worker": count, "processes": False}
+    if kind != "threads":
+        allow_open_files(_FILES + _FILES_PER_WORKER * count)
     # The plan says what a worker needs; Dask's own limits would pause it for torch's memory.
     with make(**arguments, memory_limit=0) as cluster, Client(cluster) as client:
         yield client
+
+
+def allow_open_files(needed: int) -> None:
+    """See to it that this process may have `needed` files and sockets open; its workers inherit it.
+
+    Raises
+    ------
+    BadInput
+        If the system allows fewer.
+    """
+    try:
+        import resource  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or soft >= needed:
+        return
+    if hard != unlimited and hard < needed:
+        raise BadInput(
+            f"{hard} open files are allowed here (ulimit -Hn), and {needed} are needed; let the "
+            f"administrator allow more, or start fewer workers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    _log.info("allowed this process %d open files instead of %d", needed, soft)
 
 
 def local_kind(options: Options, *, otherwise: str = "threads") -> str:

@@ -118,12 +118,12 @@ def write_volume(
         ArraySpec("labels/truth", "labels", str(truth.dtype), 0, levels),
     )
     spec = OutputSpec(arrays, "0.5", voxel_size, "micrometer", (0.0, 0.0, 0.0), compression=1)
-    create_output(path, spec, {"made_by": "orthoflow demo"})
+    create_output(path, spec, {"made_by": "orthoflow demo", "fingerprint": "demo"})
     for array, voxels in zip(arrays, (image, truth), strict=True):
-        write_box(path, array.path, 0, Box.whole(levels[0].shape), voxels)
+        write_box(path, spec, array.path, 0, Box.whole(levels[0].shape), voxels)
         for number, level in enumerate(levels[1:], start=1):
             for box in level_boxes(level):
-                build_level_box(path, array.path, number, box)
+                build_level_box(path, spec, array.path, number, box)
 
 
 def _require_room(folder: Path) -> None:

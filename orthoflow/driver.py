@@ -1,28 +1,36 @@
-"""Parts in, tallies out: a bounded number at a time."""
+"""Parts in, tallies out: what is done is in the output's markers, nothing is kept here."""
 
 from __future__ import annotations
 
-import itertools
 import time
-import urllib.parse
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orthoflow import graph
-from orthoflow.errors import BlockFailed
+from orthoflow import graph, levels
+from orthoflow.errors import BlockFailed, RunInterrupted
 from orthoflow.job import Tally
-from orthoflow.stores.pyramid import build_level_box, level_boxes
+from orthoflow.levels import LevelBox
+from orthoflow.pools import pool_for
+from orthoflow.stores.markers import block_marker_name, remove_failure, write_failure
+from orthoflow.stores.patience import patiently
+from orthoflow.stores.pyramid import level_boxes
+from orthoflow.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Container, Iterator
 
     import dask.array as da
     from distributed import Client
 
-    from orthoflow.plan import Plan
-
-# Blocks under way per thread: enough to keep it busy, few enough to forget.
-_WINDOW = 3
+    from orthoflow.geometry.box import Box, Triple
+    from orthoflow.geometry.output import OutputSpec
+    from orthoflow.graph import Maker, Node
+    from orthoflow.levels import LevelJob
+    from orthoflow.options import Options
+    from orthoflow.plan import Part, Plan
+    from orthoflow.stores.locks import Lock
+    from orthoflow.window import Ended, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,151 +45,204 @@ class Progress:
     """Voxels of the blocks done."""
     seconds: float
     dashboard: str | None = None
+    failed: int = 0
+    under_way: int = 0
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run's blocks gave."""
+    """What a driver's blocks gave."""
 
     tally: Tally = field(default_factory=Tally)
     failed: dict[str, str] = field(default_factory=dict)
     """Blocks that could not be done, with the reason."""
+    skipped: int = 0
+    """Blocks that an earlier run had done."""
+    retries: int = 0
+    doubles: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which blocks of a plan a driver sees to."""
+
+    share: tuple[int, int] = (1, 0)
+    """Number of jobs that share the parts, and which of them this is."""
+    done: Container[Triple] = frozenset()
+    """Numbers of the blocks that have a marker."""
+    failed: dict[Triple, str] = field(default_factory=dict)
+    """Blocks that failed before and are not tried again, with the reason."""
+    tried: Container[str] = frozenset()
+    """Names of the blocks that failed before and are tried again."""
+
+    def __contains__(self, number: object) -> bool:
+        """Whether nothing is to be done for the block of this number."""
+        return number in self.done or number in self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """What one driver works with."""
+
+    client: Client | None
+    """None where the work runs in this thread."""
+    output: str
+    record: dict[str, Any]
+    """The output's run record."""
+    options: Options
+    lock: Lock
+    report: Callable[[Progress], None]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the run's settings."""
+        return str(self.record["fingerprint"])
+
+    def pool(self) -> Pool:
+        """Where tasks run; drivers of one fingerprint on one scheduler get keys of their own."""
+        return pool_for(self.client, f"{self.fingerprint[:8]}-{uuid.uuid4().hex[:8]}")
+
+    def require_lock(self) -> None:
+        """Stop where another driver took over."""
+        if self.lock.lost:
+            raise RunInterrupted(
+                "another driver took over this output, so this one stopped; what is done is kept"
+            )
 
 
 def run_blocks(
-    client: Client | None,
-    plan: Plan,
-    job: graph.Node,
-    array: da.Array | None,
-    *,
-    run: str,
-    report: Callable[[Progress], None],
+    drive: Drive, plan: Plan, node: Node, array: da.Array | None, mine: Assignment
 ) -> Outcome:
-    """Make, write and count every block; a block that fails leaves the others alone."""
-    maker = graph.Direct(BlockFailed) if client is None else graph.Submit(client, run)
-    parts = (graph.written(maker, plan, part, job, array) for part in plan.parts())
+    """Make, write, mark and count every block; a block that fails leaves the others alone.
+
+    Parameters
+    ----------
+    node
+        The job as tasks get it.
+    array
+        The volume (c, z, y, x) where tasks do not read it themselves.
+    """
     outcome, began = Outcome(), time.monotonic()
-    dashboard = None if client is None else dashboard_of(client)
-    # Something to look at while the first blocks are under way.
-    report(Progress("blocks", 0, plan.block_count, 0, 0.0, dashboard))
-    for block, result in stream(client, parts):
-        if isinstance(result, BlockFailed):
-            outcome.failed[str(block)] = str(result)
-        else:
-            outcome.tally.add(result)
-        report(
+    total = _total(plan, mine.share)
+
+    def groups() -> Iterator[tuple[Callable[[Maker], dict[Any, Node]], int]]:
+        for part in plan.parts(mine.share):
+            for piece in _left(plan, part, mine, outcome):
+                yield _blocks_of(plan, piece, node, array), len(piece.blocks)
+
+    def alone(block: Box) -> Callable[[Maker], dict[Any, Node]]:
+        return _blocks_of(plan, plan.part_alone(block), node, array)
+
+    pool = drive.pool()
+    window, dashboard = Window(pool, alone, retries=plan.options.retries), pool.dashboard()
+
+    def tell() -> None:
+        done, failed = outcome.tally.blocks + outcome.skipped, len(outcome.failed)
+        seconds, under_way = time.monotonic() - began, len(window.under_way)
+        drive.report(
             Progress(
-                "blocks",
-                outcome.tally.blocks + len(outcome.failed),
-                plan.block_count,
-                outcome.tally.voxels,
-                time.monotonic() - began,
-                dashboard,
+                "blocks", done, total, outcome.tally.voxels, seconds, dashboard, failed, under_way
             )
         )
+
+    # Something to look at while the first blocks are under way.
+    tell()
+    for ended in window.run(groups()):
+        drive.require_lock()
+        if ended is not None:
+            _note(drive, plan, mine, outcome, ended)
+            tell()
+    outcome.retries, outcome.doubles = window.retried, window.doubled
+    tell()
     return outcome
 
 
-def dashboard_of(client: Client) -> str:
-    """Address of the client's dashboard, as it can be reached from here."""
-    link = str(client.dashboard_link)
-    scheduler = client.scheduler
-    if scheduler is not None and str(scheduler.address).startswith("inproc://"):
-        # The cluster of this process listens on the loopback address alone; Dask names another.
-        parts = urllib.parse.urlsplit(link)
-        return parts._replace(netloc=f"127.0.0.1:{parts.port}").geturl()
-    return link
+def _total(plan: Plan, share: tuple[int, int]) -> int:
+    """Blocks of a share of the parts."""
+    if share[0] == 1:
+        return plan.block_count
+    return sum(len(part.blocks) for part in plan.parts(share))
 
 
-def build_pyramid(
-    client: Client | None,
-    plan: Plan,
-    target: str,
-    *,
-    run: str,
-    report: Callable[[Progress], None],
-) -> int:
-    """Build every level above the first from the one below; bytes written, before compression."""
-    maker = graph.Direct(BlockFailed) if client is None else graph.Submit(client, run)
-    began = time.monotonic()
-    arrays = plan.output.arrays
-    depth = max((len(array.levels) for array in arrays), default=1)
-    jobs = [
-        (array.path, level, list(level_boxes(array.levels[level])))
-        for level in range(1, depth)
-        for array in arrays
-        if level < len(array.levels)
-    ]
-    total, done, written = sum(len(boxes) for *_, boxes in jobs), 0, 0
-    options = plan.options.storage_option
-    # A level needs the whole one below it, so levels follow each other.
-    for _, group in itertools.groupby(jobs, key=lambda job: job[1]):
-        tasks = (
-            {
-                (path, level, box): maker.task(
-                    "pyramid",
-                    f"{path} {level} {box}",
-                    build_level_box,
-                    target,
-                    path,
-                    level,
-                    box,
-                    options,
-                )
-            }
-            for path, level, boxes in group
-            for box in boxes
-        )
-        for _, result in stream(client, tasks):
-            if isinstance(result, BlockFailed):
-                raise result
-            written += result
-            done += 1
-            report(Progress("pyramid", done, total, 0, time.monotonic() - began))
-    return written
-
-
-def stream(
-    client: Client | None, groups: Iterable[dict[Any, graph.Node]]
-) -> Iterator[tuple[Any, Any]]:
-    """Results of groups of tasks as they come; groups are made while few tasks are under way.
-
-    Yields
-    ------
-    key, result
-        The result is a `BlockFailed` where the task failed for a reason of its own.
-    """
-    if client is None:
-        for group in groups:
-            yield from group.items()
+def _note(drive: Drive, plan: Plan, mine: Assignment, outcome: Outcome, ended: Ended) -> None:
+    """Count a block, or remember that it failed."""
+    name = block_marker_name(plan.block_number(ended.key))
+    storage = drive.options.storage_option
+    if ended.reason is None:
+        outcome.tally.add(ended.result)
+        if name in mine.tried:
+            remove_failure(drive.output, drive.fingerprint, name, storage)
         return
-    from distributed import as_completed  # noqa: PLC0415 - slow to import
-
-    window = _WINDOW * max(1, sum(client.nthreads().values()))
-    waiting, exhausted = iter(groups), False
-    names: dict[str, Any] = {}
-    pending = as_completed()
-    while True:
-        while not exhausted and len(names) < window:
-            made: dict[Any, Any] = next(waiting, {})
-            exhausted = not made
-            names.update({future.key: key for key, future in made.items()})
-            pending.update(made.values())
-        if not names:
-            return
-        future = next(pending)
-        yield names.pop(future.key), _result(future)
+    outcome.failed[str(ended.key)] = ended.reason
+    facts = {"block": str(ended.key), "reason": ended.reason, "tries": ended.tries}
+    patiently(
+        lambda: write_failure(drive.output, drive.fingerprint, name, facts, storage),
+        seconds=drive.options.patience,
+        doing=f"note the failure of block {ended.key}",
+    )
 
 
-def _result(future: Any) -> Any:
-    """The task's result, or the failure that is the block's own; anything else is raised."""
-    from distributed.scheduler import KilledWorker  # noqa: PLC0415 - slow to import
+def _left(plan: Plan, part: Part, mine: Assignment, outcome: Outcome) -> Iterator[Part]:
+    """What is to be done of a part; notes what is not."""
+    for block in part.blocks:
+        number = plan.block_number(block)
+        if number in mine.done:
+            outcome.skipped += 1
+        elif number in mine.failed:
+            outcome.failed[str(block)] = mine.failed[number]
+    yield from plan.unfinished(part, mine)
 
-    error = future.exception() if future.status == "error" else None
-    if error is None:
-        return future.result()
-    if isinstance(error, BlockFailed):
-        return error
-    if isinstance(error, KilledWorker):
-        return BlockFailed(f"its workers died {error.allowed_failures + 1} times: {error.task}")
-    raise error
+
+def _blocks_of(
+    plan: Plan, part: Part, node: Node, array: da.Array | None
+) -> Callable[[Maker], dict[Any, Node]]:
+    return lambda maker: graph.written(maker, plan, part, node, array)
+
+
+def build_pyramid(drive: Drive, job: LevelJob, done: Collection[str]) -> tuple[int, int]:
+    """Build the levels above the first, each from the one below; bytes written and stored.
+
+    `done` are the names of the markers of boxes that are built already.
+
+    Raises
+    ------
+    BlockFailed
+        When a box cannot be built.
+    """
+    began, written, stored, ready = time.monotonic(), 0, 0, 0
+    total = sum(len(boxes) for _, boxes in level_grid(job.output))
+    # A level needs the whole one below it, so levels follow each other.
+    for _, boxes in level_grid(job.output):
+        left = [box for box in boxes if box.marker not in done]
+        ready += len(boxes) - len(left)
+        window = Window(
+            drive.pool(), lambda box: _level_task(job, box), retries=drive.options.retries
+        )
+        for ended in window.run((_level_task(job, box), 1) for box in left):
+            drive.require_lock()
+            if ended is None:
+                continue
+            if ended.reason is not None:
+                raise BlockFailed(f"pyramid {ended.key}: {ended.reason}; run with --resume")
+            written, stored = written + ended.result[0], stored + ended.result[1]
+            ready += 1
+            drive.report(Progress("pyramid", ready, total, 0, time.monotonic() - began))
+    return written, stored
+
+
+def _level_task(job: LevelJob, box: LevelBox) -> Callable[[Maker], dict[Any, Node]]:
+    return lambda maker: {box: maker.task("pyramid", str(box), levels.build, job, box)}
+
+
+def level_grid(output: OutputSpec) -> Iterator[tuple[int, list[LevelBox]]]:
+    """Boxes of every level above the first, level by level."""
+    depth = max((len(array.levels) for array in output.arrays), default=1)
+    for level in range(1, depth):
+        boxes = []
+        for array in output.arrays:
+            if level < len(array.levels):
+                shard = array.levels[level].shard
+                for box in level_boxes(array.levels[level]):
+                    z, y, x = (a // s for a, s in zip(box.start, shard, strict=True))
+                    boxes.append(LevelBox(level, array.path, (z, y, x), box))
+        yield level, boxes

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dask.array as da
 from dask.highlevelgraph import HighLevelGraph
 
-from orthoflow import work
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -38,7 +36,9 @@ class Maker(Protocol):
 def written(
     maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None
 ) -> dict[Box, Node]:
-    """Per block a node that has written its results and gives a `work.Tally`."""
+    """Per block a node that has written its results and gives a `job.Tally`."""
+    from orthoflow import work  # noqa: PLC0415 - imports torch, which a pyramid does not need
+
     if len(part.blocks) == 1:
         (block,) = part.blocks
         voxels = _voxels(maker, plan, part, block, array)
@@ -54,6 +54,8 @@ def finished(
     maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None, wanted: list[str]
 ) -> dict[tuple[str, Box], Node]:
     """Per result and block a node that gives it as a NumPy array; each is computed by itself."""
+    from orthoflow import work  # noqa: PLC0415 - imports torch
+
     return {
         (name, block): maker.task(name, str(block), work.finish_one, job, block, name, *nodes)
         for block, nodes in _sums(maker, plan, part, job, array).items()
@@ -65,6 +67,8 @@ def _sums(
     maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None
 ) -> dict[Box, list[Node]]:
     """Per block the nodes whose sums it needs: its own task's, and its neighbours' rims."""
+    from orthoflow import work  # noqa: PLC0415 - imports torch
+
     own = {
         block: maker.task(
             "infer",
@@ -87,8 +91,10 @@ def _sums(
 
 def _voxels(maker: Maker, plan: Plan, part: Part, block: Box, array: da.Array | None) -> Node:
     """The block's voxels if they come from a Dask array; tasks read all others themselves."""
+    if array is None:
+        return None
     box = plan.input_box(part, block)
-    return None if array is None or box is None else maker.voxels(array, box)
+    return None if box is None else maker.voxels(array, box)
 
 
 class Direct:
@@ -120,14 +126,15 @@ class Direct:
 class Submit:
     """Submits each task to a scheduler."""
 
-    def __init__(self, client: Client, run: str) -> None:
+    def __init__(self, client: Client, run: str, workers: list[str] | None = None) -> None:
         self._client = client
         self._run = run
+        self._workers = workers
 
     def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
         """Submit `function`."""
         key = f"{label}-{self._run}-{place}"
-        return self._client.submit(function, *args, key=key, pure=False)
+        return self._client.submit(function, *args, key=key, pure=False, workers=self._workers)
 
     def voxels(self, array: da.Array, box: Box) -> Node:
         """Compute the box on the workers."""

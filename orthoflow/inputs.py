@@ -61,6 +61,7 @@ def find_source(volume: Any, options: Options) -> Source:
             time=options.time,
             channel=options.channel,
             storage_options=dict(options.storage_option),
+            missing=options.missing_input,
         )
         return Source(_with_voxel_size(describe(ref), options), ref, None)
     if hasattr(volume, "dims") and hasattr(volume, "coords"):
@@ -122,7 +123,10 @@ def _from_xarray(data: xr.DataArray, options: Options) -> Source:
     # A Dask name changes with every operation: the same name is the very array that was opened.
     unchanged = remembered is not None and getattr(data.data, "name", None) == remembered[0]
     if remembered is not None and unchanged and options.channel is None and options.axes is None:
-        return Source(_with_voxel_size(describe(remembered[1]), options), remembered[1], None)
+        ref = remembered[1]
+        if options.missing_input == "fill":
+            ref = replace(ref, missing="fill")
+        return Source(_with_voxel_size(describe(ref), options), ref, None)
     axes = "".join(str(d) for d in data.dims)
     axes = options.axes or (axes if set(axes) <= set("czyx") else None)  # type: ignore[assignment]
     source = _from_array(data.data, replace(options, axes=axes), str(data.name or "memory"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orthoflow.kernels.infer import Recipe
+from orthoflow.errors import BadInput
 from orthoflow.reduce.statistics import GreyScale, grey_scale, sample_boxes
 from orthoflow.stores.volumes import read_box
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from orthoflow.geometry.output import ArraySpec
+    from orthoflow.kernels.infer import Recipe
     from orthoflow.models import ModelRef
     from orthoflow.plan import Plan
     from orthoflow.stores.volumes import VolumeRef
@@ -36,6 +37,8 @@ class Job:
     """Normalisation of the whole volume, if there is one."""
     target: str | None = None
     """URL of the output group; None where results are returned."""
+    fingerprint: str = ""
+    """Of the run's settings: markers carry it."""
 
 
 @dataclass(slots=True)
@@ -50,16 +53,43 @@ class Tally:
     network_pixels: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    stored: int = 0
+    """Bytes of the objects written, after compression."""
+    filled: int = 0
+    """Chunks of the input that are not stored and were read as fill values."""
+    duplicates: int = 0
+    """Blocks that another task had marked in the meantime."""
+    halved: dict[str, int] = field(default_factory=dict)
+    """Times that a batch did not fit and was run as batches of so many tiles."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         """Add another task's numbers."""
         for name in self.__slots__:
-            if name == "seconds":
-                for stage, value in other.seconds.items():
-                    self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+            mine, more = getattr(self, name), getattr(other, name)
+            if isinstance(mine, dict):
+                for key, value in more.items():
+                    mine[key] = mine.get(key, 0) + value
             else:
-                setattr(self, name, getattr(self, name) + getattr(other, name))
+                setattr(self, name, mine + more)
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Tally:
+        """A tally as a marker keeps it (`dataclasses.asdict`).
+
+        Raises
+        ------
+        BadInput
+            If these are no counts.
+        """
+        tally = cls()
+        for name, value in facts.items():
+            mine = getattr(tally, name, None)
+            numbers = value.values() if isinstance(value, dict) else [value]
+            if type(value) is not type(mine) or any(type(n) not in (int, float) for n in numbers):
+                raise BadInput(f"count {name!r} {value!r} is none that a block has")
+            setattr(tally, name, value)
+        return tally
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -75,7 +105,7 @@ def measure(job: Job, samples: Sequence[npt.NDArray[np.generic]] | None = None) 
     `samples` (c, z, y, x) are the `sample_boxes` of a Dask array; tasks read those of files.
     """
     plan, normalization = job.plan, job.plan.normalization
-    if normalization.method == "fixed":
+    if normalization.method == "fixed" and not plan.needs_statistics:
         assert normalization.mean is not None
         assert normalization.std is not None
         channels = plan.facts.channels
@@ -108,6 +138,8 @@ def wanted_of(plan: Plan) -> list[str]:
 
 def recipe_of(plan: Plan) -> Recipe:
     """How the kernels run patches under this plan."""
+    from orthoflow.kernels.infer import Recipe  # noqa: PLC0415 - imports torch
+
     by_patch = plan.normalization.scope == "patch" and plan.normalization.method not in (
         "none",
         "fixed",

@@ -40,6 +40,14 @@ _IN, _GEO, _NET, _VOTE, _OUT, WORK = (
 )  # fmt: skip
 
 
+# Where batch systems put the number of a job of an array, and the number of the first.
+_JOB_NUMBERS = {
+    "AWS_BATCH_JOB_ARRAY_INDEX": "",
+    "SLURM_ARRAY_TASK_ID": "SLURM_ARRAY_TASK_MIN",
+    "JOB_COMPLETION_INDEX": "",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Every option of `orthoflow run`, with its default; None lets the plan choose.
@@ -130,6 +138,24 @@ class Options:
             )
         if "/" in self.name or self.name.strip(". ") == "":
             raise BadInput(f"name {self.name!r} cannot name a label image; use letters and digits")
+        self._check_share()
+
+    def _check_share(self) -> None:
+        count, part = self.num_parts, self.part_id
+        if part is not None and part >= count:
+            few = "part_id 0" if count == 1 else f"0 to {count - 1}"
+            raise BadInput(f"part_id {part} is out of range with num_parts {count}; use {few}")
+        if self.overwrite and count > 1:
+            raise BadInput(
+                f"overwrite with num_parts {count}: each job would remove what the others wrote; "
+                "remove the earlier output before the jobs start, or write elsewhere"
+            )
+        if self.overwrite and (self.resume or self.retry_failed):
+            going_on = "resume" if self.resume else "retry_failed"
+            raise BadInput(
+                f"overwrite and {going_on} contradict each other; pass {going_on} to keep what is "
+                "done, overwrite to begin again"
+            )
 
     def _check_numbers(self) -> None:
         if not 0 < self.threshold < 1:
@@ -177,6 +203,51 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Every option as a JSON-able value."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def which_part(options: Options, environ: Mapping[str, str]) -> tuple[int, int]:
+    """Number of jobs that share the work, and which of them this is: (num_parts, part_id).
+
+    Where `part_id` is not given, the number that a batch system gave this job counts. A single
+    job looks at no variable: it may well run inside somebody's array job.
+
+    >>> which_part(Options(num_parts=4), {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "1"})
+    (4, 2)
+
+    Raises
+    ------
+    BadInput
+        If nothing says which of several jobs this is, or what says so cannot be.
+    """
+    count = options.num_parts
+    if count == 1 or options.part_id is not None:
+        return count, options.part_id or 0
+    numbers = {name: _job_number(name, environ) for name in _JOB_NUMBERS if environ.get(name)}
+    said = ", ".join(f"{name}={environ[name]}" for name in numbers)
+    if not numbers:
+        raise BadInput(
+            f"part_id is missing with num_parts {count}; use 0 to {count - 1}, or set one of "
+            f"{', '.join(_JOB_NUMBERS)}"
+        )
+    if len(set(numbers.values())) > 1:
+        raise BadInput(f"{said} disagree on which job this is; use part_id 0 to {count - 1}")
+    part = next(iter(numbers.values()))
+    if not 0 <= part < count:
+        raise BadInput(
+            f"{said} makes this part {part}, out of range with num_parts {count}; start as many "
+            f"jobs as num_parts, or use part_id 0 to {count - 1}"
+        )
+    return count, part
+
+
+def _job_number(name: str, environ: Mapping[str, str]) -> int:
+    """Number of this job, counted from 0: Slurm's arrays may begin elsewhere."""
+    first = _JOB_NUMBERS[name]
+    given = {n: environ[n] for n in (name, first) if n and environ.get(n)}
+    for variable, text in given.items():
+        if not text.strip().isdecimal():
+            raise BadInput(f"{variable}={text!r} is no whole number; use part_id")
+    return int(given[name]) - int(given.get(first, 0))
 
 
 def wish_of(name: str) -> Wish:

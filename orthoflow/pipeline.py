@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
+import os
 import time
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import orthoflow
 from orthoflow import driver, graph, work
 from orthoflow import job as jobs
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput
+from orthoflow.finalize import complete, done_blocks
 from orthoflow.inputs import find_source
 from orthoflow.models import Model, ModelRef, ref_of
-from orthoflow.options import WORK, Options, wish_of
+from orthoflow.options import Options, which_part
 from orthoflow.plan import plan_run
-from orthoflow.plan.costs import sampled_bytes
+from orthoflow.records import fingerprint_of, require_same, run_record, run_report, settings_of
 from orthoflow.reduce.statistics import sample_boxes
-from orthoflow.stores.ome import create_output, write_record
+from orthoflow.stores.locks import hold
+from orthoflow.stores.markers import block_number_of, list_failures
+from orthoflow.stores.ome import create_output, has_record, read_record, write_record
 from orthoflow.stores.urls import display_url, exists, is_inside, probe_write
+from orthoflow.versions import require_same_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +78,7 @@ def run(
     """
     wishes = Options.from_mapping(options)
     began = time.monotonic()
+    share = which_part(wishes, os.environ)
     source = find_source(input, wishes)
     reference = model_ref(model, wishes)
     check_output(output, source, wishes)
@@ -82,43 +87,182 @@ def run(
         wishes = on_device(wishes, None)
     plan = plan_run(source.facts, reference.card, wishes)
     check_memory(plan)
-    probe_write(output, wishes.storage_option)
     with connect(wishes, client) as workers:
         if elsewhere:
             plan = replace(plan, options=on_device(wishes, workers))
-        job = jobs.Job(plan, reference, source.ref, None, str(output))
-        token = fingerprint(plan, reference)
+        settings = settings_of(plan, reference)
+        finished = finished_report(output, settings, wishes)
+        if finished is not None:
+            return finished
+        probe_write(output, wishes.storage_option)
+        if workers is not None:
+            require_same_versions(workers)
+        bare = jobs.Job(plan, reference, source.ref, None, str(output), fingerprint_of(settings))
         # Runs of one fingerprint may share a scheduler at the same time: keys tell them apart.
-        keys = f"{token[:8]}-{uuid.uuid4().hex[:8]}"
-        job, grey = prepared(workers, job, source, keys)
-        record = run_record(plan, reference, grey, token)
-        create_output(
-            output,
-            plan.output,
-            record,
-            overwrite=wishes.overwrite,
-            storage_options=wishes.storage_option,
-        )
-        tell = progress or _silent
-        outcome = driver.run_blocks(workers, plan, job, source.array, run=keys, report=tell)
-        if not outcome.failed:
-            outcome.tally.bytes_written += driver.build_pyramid(
-                workers, plan, str(output), run=keys, report=tell
-            )
-    report = run_report(plan, outcome, str(output), time.monotonic() - began)
-    write_record(output, "report", report, wishes.storage_option)
-    return report
+        keys = f"{bare.fingerprint[:8]}-{uuid.uuid4().hex[:8]}"
+        node, grey = prepared(workers, bare, source, keys)
+        diary = Diary(progress or _silent)
+        with hold(output, _lock_name(share), **_hold_options(plan), facts=diary.facts) as lock:
+            record = begun(output, plan, run_record(plan, reference, grey, settings))
+            drive = driver.Drive(workers, str(output), record, plan.options, lock, diary.tell)
+            mine = assignment(output, record, plan.options, share)
+            outcome = driver.run_blocks(drive, plan, node, source.array, mine)
+            return ended(drive, outcome, share, began)
 
 
 def check_output(output: str | Path, source: Source, options: Options) -> None:
-    """Refuse an output that is there already, or is the input."""
+    """Refuse an output that is the input, or is there already and not to be resumed."""
     shown = display_url(str(output))
     if source.ref is not None and (
         is_inside(output, source.ref.url) or is_inside(source.ref.url, output)
     ):
         raise BadInput(f"output {shown} and input {source.facts.name} overlap; write elsewhere")
-    if exists(output, dict(options.storage_option)) and not options.overwrite:
-        raise BadInput(f"output {shown} exists; choose another name, or pass overwrite")
+    if options.overwrite or _resumes(options) or not exists(output, dict(options.storage_option)):
+        return
+    state = ""
+    if has_record(output, "run", options.storage_option):
+        record = read_record(output, "run", options.storage_option)
+        done = done_blocks(output, record, options)
+        state = f" ({done.count} of {done.total} blocks done)"
+    raise BadInput(
+        f"output {shown} exists{state}; pass resume to go on with it, overwrite to replace it, or "
+        "choose another name"
+    )
+
+
+def finished_report(
+    output: str | Path, settings: dict[str, Any], options: Options
+) -> dict[str, Any] | None:
+    """The report of an output that is to be resumed and needs nothing more.
+
+    Raises
+    ------
+    BadInput
+        If the output was begun with other settings.
+    """
+    storage = options.storage_option
+    if not _resumes(options) or not has_record(output, "run", storage):
+        return None
+    record = read_record(output, "run", storage)
+    require_same(record, settings, output)
+    if not has_record(output, "report", storage):
+        return None
+    report = read_record(output, "report", storage)
+    done = done_blocks(output, record, options)
+    if not report.get("complete") or done.count < done.total:
+        return None
+    return report | {"blocks_resumed": done.total}
+
+
+def begun(output: str | Path, plan: Plan, record: dict[str, Any]) -> dict[str, Any]:
+    """Create the output, or join it; the record that it holds.
+
+    Raises
+    ------
+    BadInput
+        If it was begun with other settings, or the voxels that were measured have changed since.
+    """
+    options = plan.options
+    stored = create_output(
+        output,
+        plan.output,
+        record,
+        overwrite=options.overwrite,
+        join=_resumes(options),
+        storage_options=options.storage_option,
+    )
+    require_same(stored, record["settings"], output)
+    same = json.loads(json.dumps(record["grey"]))
+    if stored.get("grey") != same:
+        raise BadInput(
+            f"input {plan.facts.name} has other grey values than when the output was begun "
+            f"({stored.get('grey')} then, {same} now); write another output"
+        )
+    return stored
+
+
+def assignment(
+    output: str | Path, record: dict[str, Any], options: Options, share: tuple[int, int]
+) -> driver.Assignment:
+    """What is left for this driver."""
+    failures = list_failures(output, record["fingerprint"], options.storage_option)
+    numbers = {name: block_number_of(name) for name in failures}
+    reasons = {
+        number: str(failures[name]["reason"])
+        for name, number in numbers.items()
+        if number is not None
+    }
+    retry = options.retry_failed
+    return driver.Assignment(
+        share=share,
+        done=done_blocks(output, record, options),
+        failed={} if retry else reasons,
+        tried=frozenset(failures) if retry else frozenset(),
+    )
+
+
+def ended(
+    drive: driver.Drive, outcome: driver.Outcome, share: tuple[int, int], began: float
+) -> dict[str, Any]:
+    """Finish the output if this driver is its last; write and return the report."""
+    output, storage = drive.output, drive.options.storage_option
+    facts: dict[str, Any] = {
+        "retries": outcome.retries,
+        "doubles": outcome.doubles,
+        "blocks_resumed": outcome.skipped,
+    }
+    alone, last = share[0] == 1, not outcome.failed
+    report = run_report(drive.record, outcome.tally, outcome.failed, output, complete=False)
+    with contextlib.ExitStack() as stack:
+        if not alone:
+            done = done_blocks(output, drive.record, drive.options)
+            facts |= {"part": list(share), "blocks_left": done.total - done.count}
+            last = last and done.count == done.total
+        if last and not alone:
+            try:
+                stack.enter_context(hold(output, "finalize", storage_options=storage))
+            except BadInput:  # another job came to the same end, and finishes the output
+                last = False
+        if last:
+            report = complete(drive, outcome if alone else None)
+        report |= facts | {"seconds": round(time.monotonic() - began, 3)}
+        if last or alone:
+            write_record(output, "report", report, storage)
+    return report
+
+
+class Diary:
+    """Keeps the last progress, for the sign of life that `orthoflow status` reads."""
+
+    def __init__(self, progress: Callable[[driver.Progress], None]) -> None:
+        self._progress = progress
+        self._now: dict[str, Any] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """How far this driver is."""
+        return self._now
+
+    def tell(self, progress: driver.Progress) -> None:
+        """Pass the progress on."""
+        self._now = {n: getattr(progress, n) for n in progress.__slots__ if n != "dashboard"}
+        self._progress(progress)
+
+
+def _resumes(options: Options) -> bool:
+    """Whether an output that is there is gone on with; jobs that share a run always do."""
+    return options.resume or options.retry_failed or options.num_parts > 1
+
+
+def _lock_name(share: tuple[int, int]) -> str:
+    count, part = share
+    return "run" if count == 1 else f"part-{part}-of-{count}"
+
+
+def _hold_options(plan: Plan) -> dict[str, Any]:
+    return {
+        "storage_options": plan.options.storage_option,
+        "take_over": plan.options.take_over,
+    }
 
 
 def model_ref(model: str | Path | Model | ModelRef, options: Options) -> ModelRef:
@@ -164,58 +308,6 @@ def prepared(
     if client is not None:
         grey, _ = client.gather([grey, loaded])
     return maker.task("job", "shared", jobs.with_grey, job, grey), grey
-
-
-def fingerprint(plan: Plan, model: ModelRef) -> str:
-    """Digest of everything that the answer depends on."""
-    facts = {"plan": plan.to_dict()["orientations"], "model": model.digest}
-    facts["options"] = {
-        name: value
-        for name, value in plan.options.to_dict().items()
-        if wish_of(name).group != WORK and name not in ("overwrite", "storage_option")
-    }
-    facts["input"] = [plan.facts.name, plan.facts.shape, plan.facts.dtype]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def run_record(plan: Plan, model: ModelRef, grey: Any, token: str) -> dict[str, Any]:
-    """What `orthoflow/run.json` keeps of a run: enough to do it again."""
-    return {
-        "orthoflow": orthoflow.__version__,
-        "fingerprint": token,
-        "input": {
-            "name": plan.facts.name,
-            "shape": plan.facts.shape,
-            "dtype": plan.facts.dtype,
-            "channels": plan.facts.channels,
-        },
-        "model": {"source": model.source, "digest": model.digest, "card": model.card.to_dict()},
-        "grey": None if grey is None else {"shift": grey.shift, "factor": grey.factor},
-        "plan": plan.to_dict(),
-        "options": plan.options.to_dict(),
-    }
-
-
-def run_report(plan: Plan, outcome: driver.Outcome, output: str, seconds: float) -> dict[str, Any]:
-    """What was done: counts, bytes and seconds per stage, summed over workers."""
-    tally = outcome.tally
-    return {
-        "output": output,
-        "blocks": tally.blocks,
-        "blocks_planned": plan.block_count,
-        "failed": outcome.failed,
-        "voxels": tally.voxels,
-        "patches": tally.patches,
-        "patches_skipped": tally.skipped,
-        "tiles": tally.tiles,
-        "network_pixels": tally.network_pixels,
-        "bytes_read": sampled_bytes(plan) + tally.bytes_read,
-        "bytes_written": tally.bytes_written,
-        "seconds": round(seconds, 3),
-        "seconds_by_stage": {k: round(v, 3) for k, v in sorted(tally.seconds.items())},
-        "device": plan.options.device,
-        "precision": plan.precision,
-    }
 
 
 def _silent(progress: driver.Progress) -> None:

@@ -66,9 +66,10 @@ class _Lines:
         tenth = now.done * _LINES // max(1, now.total)
         if now.stage not in self._shown and now.dashboard:
             self._console.print(f"dashboard {now.dashboard}", soft_wrap=True, highlight=False)
-        if tenth > self._shown.get(now.stage, 0) or now.done == now.total:
+        if tenth > self._shown.get(now.stage, 0):
             left = now.seconds / now.done * (now.total - now.done)
-            facts = (f"{now.done:,}/{now.total:,}", rate_of(now), f"{left:.0f} s left")
+            failed = f"{now.failed:,} failed" if now.failed else ""
+            facts = (f"{now.done:,}/{now.total:,}", rate_of(now), f"{left:.0f} s left", failed)
             line = " ".join((now.stage, *filter(None, facts)))
             self._console.print(line, soft_wrap=True, highlight=False)
         self._shown[now.stage] = tenth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import resample, to_device
 from orthoflow.models import load_model
-from orthoflow.plan.costs import chunk_bytes
+from orthoflow.plan.costs import chunk_bytes, total_work
 from orthoflow.reduce.blend import Sums
+from orthoflow.reduce.vote import fill_unpredicted
+from orthoflow.stores.markers import Marker, Stamp, block_marker_name, create_marker
 from orthoflow.stores.ome import write_box
+from orthoflow.stores.patience import patiently
 from orthoflow.stores.volumes import read_box
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from orthoflow.geometry.shares import Share
     from orthoflow.models import Model
     from orthoflow.plan import Part, Plan
 
@@ -68,9 +73,7 @@ def infer(
     read = plan.read_box(working)
     with tally.stage("read"):
         if voxels is None:
-            if job.source is None:
-                raise TypeError(f"block {block}: neither voxels nor a source were given")
-            voxels = read_box(job.source, read)
+            voxels = _read(job, read, tally)
     tally.bytes_read = chunk_bytes(plan, read)
     with _compute(plan) as device:
         with tally.stage("prepare"):
@@ -124,13 +127,32 @@ def finish(
 
 
 def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> Tally:
-    """Finish a block and write its own shards."""
+    """Finish a block, write its own shards, then its marker."""
     tally = Tally(blocks=1, voxels=block.voxels)
     tally.add(own[1])
     with tally.stage("vote"):
         found = finish(job, block, wanted_of(job.plan), own, *rims)
     with tally.stage("write"):
-        tally.bytes_written = write_block(job, block, found)
+        objects = write_block(job, block, found, tally)
+    return _mark(job, block, tally, objects)
+
+
+def _mark(job: Job, block: Box, tally: Tally, objects: tuple[Stamp, ...]) -> Tally:
+    """Say in the output that the block is done; its objects are stored by now."""
+    target, options = _target(job), job.plan.options
+    marker = Marker(
+        block_marker_name(job.plan.block_number(block)),
+        job.fingerprint,
+        str(block),
+        objects,
+        asdict(tally),
+    )
+    new = patiently(
+        lambda: create_marker(target, marker, options.storage_option),
+        seconds=options.patience,
+        doing=f"mark block {block}",
+    )
+    tally.duplicates = int(not new)
     return tally
 
 
@@ -138,7 +160,45 @@ def run_block(
     job: Job, part: Part, block: Box, voxels: npt.NDArray[np.generic] | None = None
 ) -> Tally:
     """A whole block that exchanges nothing: one task that may run any number of times."""
-    return finish_and_write(job, block, infer(job, part, block, voxels))
+    plan, tally = job.plan, Tally()
+    with _memory(plan, block):
+        shares = plan.shares(part, block)
+        working = plan.working_box(shares)
+        if working is not None and leaves_nothing(plan):
+            read = plan.read_box(working)
+            if voxels is None:
+                voxels = _read(job, read, tally)
+            if is_constant(voxels):
+                tally.blocks, tally.voxels = 1, block.voxels
+                tally.bytes_read = chunk_bytes(plan, read)
+                tally.patches = tally.skipped = _planes_in(plan, shares)
+                return _mark(job, block, tally, ())
+        own = infer(job, part, block, voxels)
+        own[1].add(tally)
+        return finish_and_write(job, block, own)
+
+
+def _planes_in(plan: Plan, shares: dict[str, list[Share]]) -> int:
+    """Patches of these shares, of all orientations."""
+    count = 0
+    for name, mine in shares.items():
+        planes = plan.patches(name).tiling.planes
+        spans = [share.planes(planes) for share in mine]
+        count += sum(end - first for first, end in spans)
+    return count
+
+
+@contextlib.contextmanager
+def _memory(plan: Plan, block: Box) -> Iterator[None]:
+    """Say what a block needs where the machine does not have it."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        need = total_work(plan).peak_bytes
+        raise BlockFailed(
+            f"out of memory on {plan.options.device}: block {block} needs about {need:,} bytes "
+            f"({' '.join(str(error).split())[:120]}); use a smaller block or batch_size"
+        ) from error
 
 
 def _view(plan: Plan, block: Box, sums: Sums) -> View:
@@ -210,23 +270,69 @@ def _numpy(array: Any) -> npt.NDArray[np.generic]:
     return found
 
 
-def write_block(job: Job, block: Box, found: dict[str, npt.NDArray[np.generic]]) -> int:
-    """Write a block's own shards, each object once and as a whole; bytes before compression."""
-    plan = job.plan
-    if job.target is None:
-        raise TypeError(f"block {block} has no output to be written to")
+def write_block(
+    job: Job, block: Box, found: dict[str, npt.NDArray[np.generic]], tally: Tally
+) -> tuple[Stamp, ...]:
+    """Write a block's own shards, each object once and as a whole."""
+    plan, options, target = job.plan, job.plan.options, _target(job)
     place = block.shifted(plan.region.start)
-    return sum(
-        write_box(
-            job.target,
-            array.path,
-            0,
-            place,
-            found[result_name(array)],
-            storage_options=plan.options.storage_option,
+    objects: list[Stamp] = []
+    for array in plan.output.arrays:
+        values = found[result_name(array)]
+        written = patiently(
+            lambda path=array.path, values=values: write_box(  # type: ignore[misc]
+                target, plan.output, path, 0, place, values, options.storage_option
+            ),
+            seconds=options.patience,
+            doing=f"write block {block}",
         )
-        for array in plan.output.arrays
+        tally.bytes_written += written.nbytes
+        objects += written.objects
+    tally.stored = sum(stamp.size for stamp in objects)
+    return tuple(objects)
+
+
+def _target(job: Job) -> str:
+    if job.target is None:
+        raise TypeError("the job has no output to be written to")
+    return job.target
+
+
+def _read(job: Job, box: Box, tally: Tally) -> npt.NDArray[np.generic]:
+    """Voxels of the input; a store that does not answer is asked again."""
+    source = job.source
+    if source is None:
+        raise TypeError(f"voxels {box}: neither an array nor a source was given")
+    filled: list[str] = []
+
+    def read() -> npt.NDArray[np.generic]:
+        filled.clear()
+        return read_box(source, box, filled=filled)
+
+    voxels = patiently(read, seconds=job.plan.options.patience, doing=f"read voxels {box}")
+    tally.filled = len(filled)
+    return voxels
+
+
+def is_constant(voxels: npt.NDArray[np.generic]) -> bool:
+    """Whether each channel (c, z, y, x) has one value, and a finite one."""
+    firsts = voxels[:, 0, 0, 0]
+    return bool(np.isfinite(firsts).all()) and all(
+        bool((channel == first).all()) for channel, first in zip(voxels, firsts, strict=True)
     )
+
+
+def leaves_nothing(plan: Plan) -> bool:
+    """Whether a block of constant input gives nothing but fill values, which are not stored.
+
+    Interpolation may round one value to several, so a resampled volume is looked at patch by patch.
+    """
+    if not plan.options.skip_empty or plan.working != plan.facts.shape:
+        return False
+    covered = torch.zeros((1, 1, 1), dtype=torch.bool)
+    logits = fill_unpredicted(torch.zeros((plan.channels, 1, 1, 1)), covered)
+    views = [View(orientation.name, logits, covered) for orientation in plan.orientations]
+    return not any(values.any() for values in results(views, plan.ballot, wanted_of(plan)).values())
 
 
 def _prepared(
@@ -259,10 +365,4 @@ def _compute(plan: Plan) -> Iterator[torch.device]:
             torch.set_num_threads(threads)
         return
     with _GPU:
-        try:
-            yield device
-        except torch.OutOfMemoryError as error:
-            raise BlockFailed(
-                f"out of memory on {device} with batches of {plan.batch} tiles; "
-                "use a smaller batch_size or block"
-            ) from error
+        yield device

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.s3", "tests.ceph", "tests.rclone", "tests.proxy"]
 
 settings.register_profile(
     "ci",
@@ -31,8 +31,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
-        import torch
-
+        torch = pytest.importorskip("torch")
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
 

@@ -177,3 +177,17 @@ def test_a_unit_that_is_no_length_states_no_voxel_size(volume):
     }
     facts = source_of(xr.DataArray(volume, dims=tuple("zyx"), coords=coords)).facts
     assert (facts.voxel_size, facts.unit) == (None, None)
+
+
+def test_chunks_that_are_not_stored(tmp_path):
+    stored = zarr.create_array(tmp_path / "v.zarr", shape=SHAPE, chunks=(5, 6, 4), dtype="u1")
+    stored[..., :4] = 1
+    for given in (tmp_path / "v.zarr", of.open_volume(tmp_path / "v.zarr")):
+        with pytest.raises(of.BlockFailed, match=r"chunk c/0/0/1 .* pass --missing-input fill"):
+            source_of(given).read(BOX)
+        filled = source_of(given, missing_input="fill")
+        assert filled.ref.missing == "fill"
+        np.testing.assert_array_equal(filled.read(BOX)[0], stored[1:4, 2:6, 3:5])
+    opened = of.open_volume(tmp_path / "v.zarr", missing_input="fill")
+    assert source_of(opened).ref.missing == "fill"
+    np.testing.assert_array_equal(opened.values, stored[:])

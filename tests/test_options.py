@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orthoflow.errors import BadInput
-from orthoflow.options import Options, Wish, option_names, triple, wish_of
+from orthoflow.options import Options, Wish, option_names, triple, which_part, wish_of
 
 TYPICAL = {
     "array": "labels/cells/0",
@@ -22,6 +22,7 @@ TYPICAL = {
     "channel": 1,
     "voxel_size": (0.04, 0.008, 0.008),
     "nan_policy": "zero",
+    "missing_input": "fill",
     "roi": "0:64,128:512,:",
     "storage_option": (("anon", "true"), ("endpoint_url", "http://localhost:9000")),
     "orientations": ("xy", "xz"),
@@ -68,9 +69,16 @@ TYPICAL = {
     "cluster": "processes",
     "scheduler": "tcp://10.0.0.1:8786",
     "workers": 2,
+    "take_over": True,
+    "retries": 5,
+    "patience": 30.0,
     "memory_limit": 2**31,
 }
 """A value unlike the default for options; new options need one here to be tested."""
+
+
+# These do not go with `overwrite` above, or not alone.
+SHARED = {"resume": True, "retry_failed": True, "num_parts": 8, "part_id": 3}
 
 
 def as_text(value):
@@ -90,7 +98,7 @@ def refusal(**values):
 
 def test_every_option_has_a_wish_a_default_and_a_test():
     names = [f.name for f in fields(Options)]
-    assert sorted(TYPICAL) == sorted(n for n in names if n in TYPICAL)
+    assert sorted({**TYPICAL, **SHARED}) == sorted(names)
     for name in names:
         wish = wish_of(name)
         assert isinstance(wish, Wish)
@@ -110,6 +118,12 @@ def test_text_numbers_and_lists_are_read(name):
         assert getattr(options, name) == value
         assert type(getattr(options, name)) is type(value)
         assert list(options.changed()) == [name]
+
+
+def test_options_of_shared_work_are_read():
+    for given_values in (SHARED, {name: as_text(value) for name, value in SHARED.items()}):
+        options = Options.from_mapping(given_values)
+        assert {name: getattr(options, name) for name in SHARED} == SHARED
 
 
 def test_text_is_read_with_spaces():
@@ -308,3 +322,73 @@ def test_one_value_stands_for_three_axes():
     for values in ((), (1, 2), (1, 2, 3, 4)):
         with pytest.raises(BadInput, match=f"chunk .* has {len(values)} numbers; give one, or"):
             triple("chunk", values)
+
+
+# ------------------------------------------------------------------------------ shares of the work
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"num_parts": 8, "part_id": 8}, ("part_id 8", "num_parts 8", "use 0 to 7")),
+        ({"part_id": 1}, ("part_id 1", "num_parts 1", "use part_id 0")),
+        ({"num_parts": 8, "part_id": -1}, ("part_id", "-1", "at least 0")),
+        ({"num_parts": 0}, ("num_parts", "0", "at least 1")),
+        ({"num_parts": 2, "overwrite": True}, ("overwrite", "num_parts 2", "remove the earlier")),
+        ({"overwrite": True, "resume": True}, ("overwrite and resume", "to begin again")),
+        ({"overwrite": True, "retry_failed": True}, ("overwrite and retry_failed", "begin again")),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(values, parts):
+    said = refusal(**values)
+    for part in parts:
+        assert part in said
+
+
+AWS, SLURM, FIRST, KUBERNETES = (
+    *("AWS_BATCH_JOB_ARRAY_INDEX", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN"),
+    "JOB_COMPLETION_INDEX",
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "environ", "share"),
+    [
+        ({}, {}, (1, 0)),
+        ({"num_parts": 4, "part_id": 0}, {}, (4, 0)),
+        ({"num_parts": 4}, {AWS: "3"}, (4, 3)),
+        ({"num_parts": 4}, {KUBERNETES: "0"}, (4, 0)),
+        ({"num_parts": 4}, {SLURM: "2"}, (4, 2)),
+        # An array of 1-4 begins at 1, ours at 0.
+        ({"num_parts": 4}, {SLURM: "4", FIRST: "1"}, (4, 3)),
+        ({"num_parts": 4}, {SLURM: "1", FIRST: ""}, (4, 1)),
+        ({"num_parts": 4}, {SLURM: "3", FIRST: "1", AWS: "2"}, (4, 2)),
+        # What is said counts; a single job inside somebody's array is a single job.
+        ({"num_parts": 4, "part_id": 1}, {SLURM: "3", AWS: "x"}, (4, 1)),
+        ({}, {SLURM: "77"}, (1, 0)),
+        ({"num_parts": 1}, {AWS: "5"}, (1, 0)),
+    ],
+)
+def test_the_batch_system_says_which_share(values, environ, share):
+    assert which_part(Options(**values), environ) == share
+
+
+@pytest.mark.parametrize(
+    ("environ", "parts"),
+    [
+        ({}, ("part_id is missing", "num_parts 4", "0 to 3", AWS, SLURM, KUBERNETES)),
+        ({AWS: ""}, ("part_id is missing",)),
+        ({FIRST: "1"}, ("part_id is missing",)),
+        ({AWS: "1", SLURM: "2"}, (f"{AWS}=1", f"{SLURM}=2", "disagree", "part_id 0 to 3")),
+        ({AWS: "4"}, (f"{AWS}=4", "part 4", "num_parts 4", "0 to 3")),
+        ({SLURM: "0", FIRST: "1"}, (f"{SLURM}=0", "part -1", "0 to 3")),
+        ({KUBERNETES: "two"}, (f"{KUBERNETES}='two'", "whole number", "part_id")),
+        ({SLURM: "1", FIRST: "-"}, (f"{FIRST}='-'", "whole number")),
+        ({AWS: "-1"}, (f"{AWS}='-1'", "whole number")),
+    ],
+)
+def test_shares_that_nobody_states_well_are_refused(environ, parts):
+    with pytest.raises(BadInput) as caught:
+        which_part(Options(num_parts=4), environ)
+    for part in parts:
+        assert part in str(caught.value)

@@ -97,7 +97,7 @@ def _run_of(count: int, stack: Stack, turns: Sequence[tuple[int, int]]) -> Span:
     `count` planes make a group; `turns` are the block's place among the owners along each plane
     axis, and their number.
     """
-    first, end = _groups_along_stack(count, stack)
+    first, end = groups_along_stack(count, stack)
     rank, owners = 0, 1
     for place, sharers in turns:
         rank = rank * sharers + place
@@ -124,7 +124,7 @@ def _filled(cores: Sequence[Span]) -> list[int]:
     return [i for i, (lo, hi) in enumerate(cores) if lo < hi] or [0]
 
 
-def _groups_along_stack(count: int, stack: Stack) -> Span:
+def groups_along_stack(count: int, stack: Stack) -> Span:
     """Groups whose first plane lies in the block; the outermost blocks take the halo's as well."""
     first, end = stack.need[0] // count, math.ceil(stack.need[1] / count)
     filled = _filled(stack.cores)

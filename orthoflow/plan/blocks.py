@@ -69,7 +69,10 @@ def choose(
 
 
 def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> Triple:
-    """Blocks per part along each axis: many where the network is slow, one where it is fast."""
+    """Blocks per part along each axis: many where the network is slow, one where it is fast.
+
+    Where several jobs share the parts there is one for each job at least, if there are blocks.
+    """
     grid = cells(shape, block)
     if options.part is not None:
         z, y, x = (min(n, g) for n, g in zip(triple("part", options.part), grid, strict=True))
@@ -79,7 +82,8 @@ def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> T
     # On a small machine a local run must not fill the memory with sums; nothing but speed depends
     # on the size of a part.
     room = min(_PART_BYTES, physical_memory() * 3 // 5)
-    most = min(_PART_BLOCKS, max(1, room // sums_bytes(block, card)))
+    shared = math.prod(grid) // options.num_parts
+    most = max(1, min(_PART_BLOCKS, room // sums_bytes(block, card), shared))
     sides = [1, 1, 1]
     while True:
         # The shortest side grows first: a cube has the fewest rims.

@@ -1,12 +1,13 @@
-"""What every block of a run computes and holds, counted per axis instead of per patch."""
+"""What every block of a run computes and holds, counted per axis instead of per block."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from orthoflow.geometry.box import AXES, Box
 from orthoflow.geometry.orientations import ORIENTATIONS
@@ -17,49 +18,99 @@ from orthoflow.geometry.shares import (
     Kind,
     Stack,
     count_shares,
+    groups_along_stack,
     kinds_along,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from orthoflow.geometry.box import Triple
     from orthoflow.geometry.tiling import Span, Tiling
     from orthoflow.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class BlockCensus:
-    """What the task of one block computes and holds."""
+class Extent:
+    """How far one block reaches along one axis."""
 
-    ways: tuple[Census, ...]
-    """Patches, one entry per orientation."""
-    sums: int
-    """Working voxels for which it has sums, of all orientations together."""
-    working: Box | None
+    sums: tuple[int, ...]
+    """Working voxels for which it has sums, by orientation."""
+    working: int
     """Working voxels that its patches are cut from."""
-    read: Box | None
+    read: int
     """Input voxels that those are made from."""
-    voxels: int
+    chunks: int
+    """Input chunks that hold these."""
+    decoded: int
+    """Voxels of those chunks."""
+    side: int
     """Voxels of its output."""
 
 
-def census(plan: Plan) -> Iterator[BlockCensus]:
-    """One entry per block, in no particular order.
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Blocks that compute the same patches, and how far they reach.
 
-    A block's place along one axis decides which patches along that axis fall to it, so these are
-    looked up once per axis and place: 10^4 blocks are 3 x 22 places.
+    They reach alike far along an axis that are at the same place along it: so every choice of one
+    extent per axis is a block, as often as the product of the three numbers says.
+    """
+
+    ways: tuple[Census, ...]
+    """Patches of one of these blocks, by orientation; their boxes are those of one of them."""
+    along: tuple[Counter[Extent], Counter[Extent], Counter[Extent]]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks these are."""
+        return math.prod(counter.total() for counter in self.along)
+
+    def total(self, name: str) -> int:
+        """Sum over all blocks of a quantity that is the product of its extents along the axes."""
+        return math.prod(
+            sum(getattr(extent, name) * times for extent, times in counter.items())
+            for counter in self.along
+        )
+
+
+def census(plan: Plan) -> Iterator[Alike]:
+    """Every block once, with all that are like it.
+
+    What a block computes follows from its place along each axis, and few places differ in that:
+    the first and the last, those with one patch more or less. So 10^6 blocks are a few hundred
+    kinds, and only how far they reach is looked up for each of the 3 x 100 places.
     """
     along = [_places(plan, axis) for axis in range(len(AXES))]
     ways = [_Way.of(way.chosen, along) for way in plan.ways]
-    support = _Support(plan)
-    for number in itertools.product(*(range(len(places)) for places in along)):
-        voxels = math.prod(places[i].voxels for places, i in zip(along, number, strict=True))
-        counts = tuple(way.count(number) for way in ways)
-        sums = sum(way.sums_voxels(c, number) for way, c in zip(ways, counts, strict=True))
-        boxes = [c.box for c in counts if c.box is not None]
-        working = functools.reduce(Box.union, boxes) if boxes else None
-        read = None if working is None else support.box(working)
-        yield BlockCensus(counts, sums, working, read, voxels)
+    reach = _Reach(plan)
+    alike = [_alike(ways, axis, len(along[axis])) for axis in range(len(AXES))]
+    for group in itertools.product(*alike):
+        one = tuple(numbers[0] for numbers in group)
+        counts = tuple(way.count(one) for way in ways)
+        extents = []
+        for axis, numbers in enumerate(group):
+            spans = (_spans(ways, axis, one, n) for n in numbers)
+            sides = (along[axis][n].side for n in numbers)
+            extents.append(
+                Counter(reach.along(axis, *pair) for pair in zip(spans, sides, strict=True))
+            )
+        yield Alike(counts, (extents[0], extents[1], extents[2]))
+
+
+def census_of(
+    tiling: Tiling, need: Box, cores: Sequence[Sequence[Span]], block: Sequence[int]
+) -> Census:
+    """What `shares_of` of the same arguments add up to; no patch is visited."""
+    orientation = ORIENTATIONS[tiling.orientation]
+    kinds = [
+        kinds_along(tiling, i, (need.start[axis], need.stop[axis]), cores[axis], block[axis])
+        for i, axis in enumerate(orientation.plane)
+    ]
+    stack = NO_STACK
+    if orientation.stack is not None:
+        axis = orientation.stack
+        stack = Stack((need.start[axis], need.stop[axis]), cores[axis], block[axis])
+    return count_shares(tiling, kinds, stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +122,7 @@ class _Place:
     cores: tuple[Span, ...]
     number: int
     """Of the block within the part."""
-    voxels: int
+    side: int
 
 
 def _places(plan: Plan, axis: int) -> list[_Place]:
@@ -84,7 +135,7 @@ def _places(plan: Plan, axis: int) -> list[_Place]:
         for side in sides[first : first + plan.part_blocks[axis]]:
             start, stop = list(plan.region.start), [a + 1 for a in plan.region.start]
             start[axis], stop[axis] = begin, begin + side
-            line.append(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
+            line.append(Box(cast("Triple", tuple(start)), cast("Triple", tuple(stop))))
             begin += side
         part = plan.part_of(tuple(line))
         needs = {o.name: plan.need(part.box, o) for o in plan.orientations}
@@ -95,17 +146,43 @@ def _places(plan: Plan, axis: int) -> list[_Place]:
     return places
 
 
-@dataclass(frozen=True, slots=True)
+def _alike(ways: list[_Way], axis: int, count: int) -> list[list[int]]:
+    """Places along an axis, by what is computed there."""
+    found: dict[object, list[int]] = {}
+    for number in range(count):
+        found.setdefault(tuple(way.pattern(axis, number) for way in ways), []).append(number)
+    return list(found.values())
+
+
+def _spans(ways: list[_Way], axis: int, one: Triple, number: int) -> list[tuple[Span, Span] | None]:
+    """Along an axis the span of each way's patches, and the span on which sums are needed."""
+    spans: list[tuple[Span, Span] | None] = []
+    for way in ways:
+        span = way.span(axis, one, number)
+        spans.append(None if span is None else (span, way.needs[axis][number]))
+    return spans
+
+
 class _Way:
     """Patches of one orientation along each axis, by the blocks' places."""
 
-    tiling: Tiling
-    kinds: tuple[tuple[tuple[Kind, ...], ...], ...]
-    """By plane axis and place."""
-    stacks: tuple[Stack, ...]
-    """By place along the stack."""
-    needs: tuple[tuple[Span, ...], ...]
-    """By volume axis and place."""
+    def __init__(
+        self,
+        tiling: Tiling,
+        kinds: tuple[tuple[tuple[Kind, ...], ...], ...],
+        stacks: tuple[Stack, ...],
+        needs: tuple[tuple[Span, ...], ...],
+    ) -> None:
+        self._tiling = tiling
+        self._orientation = ORIENTATIONS[tiling.orientation]
+        self._kinds = kinds
+        self._stacks = stacks
+        self.needs = needs
+        """By volume axis and place."""
+        self._patterns: dict[object, int] = {}
+        layouts = itertools.product(*(set(layouts) for layouts in tiling.layouts))
+        self._group_sizes = sorted({math.prod(x.count for x in some) for some in layouts})
+        self._spans: dict[object, Span | None] = {}
 
     @classmethod
     def of(cls, tiling: Tiling, along: list[list[_Place]]) -> _Way:
@@ -122,37 +199,74 @@ class _Way:
         needs = tuple(tuple(p.needs[name] for p in places) for places in along)
         return cls(tiling, kinds, stacks, needs)
 
-    def count(self, number: tuple[int, ...]) -> Census:
+    def count(self, number: Sequence[int]) -> Census:
         """Patches of the block at these places."""
-        orientation = ORIENTATIONS[self.tiling.orientation]
+        orientation = self._orientation
         kinds = [
             by_place[number[axis]]
-            for by_place, axis in zip(self.kinds, orientation.plane, strict=True)
+            for by_place, axis in zip(self._kinds, orientation.plane, strict=True)
         ]
-        stack = NO_STACK if orientation.stack is None else self.stacks[number[orientation.stack]]
-        return count_shares(self.tiling, kinds, stack)
+        stack = NO_STACK if orientation.stack is None else self._stacks[number[orientation.stack]]
+        return count_shares(self._tiling, kinds, stack)
 
-    def sums_voxels(self, count: Census, number: tuple[int, ...]) -> int:
-        """Working voxels of the part under the block's patches, as one box."""
-        if count.box is None:
-            return 0
-        ends = zip(count.box.start, count.box.stop, self.needs, number, strict=True)
-        return math.prod(
-            max(0, min(b, needs[i][1]) - max(a, needs[i][0])) for a, b, needs, i in ends
-        )
+    def pattern(self, axis: int, number: int) -> int:
+        """A number that places along an axis share where the same patches are computed."""
+        pattern: tuple[object, ...]
+        if axis == self._orientation.stack:
+            pattern = tuple(self._run(size, number) for size in self._group_sizes)
+        else:
+            kinds = self._kinds[self._orientation.plane.index(axis)][number]
+            pattern = tuple((kind.layout, kind.turn, kind.times) for kind in kinds)
+        return self._patterns.setdefault((axis, pattern), len(self._patterns))
+
+    def _run(self, size: int, number: int) -> tuple[int, int]:
+        """Groups of `size` planes, and by how many planes the last one exceeds the stack."""
+        first, end = groups_along_stack(size, self._stacks[number])
+        return max(0, end - first), max(0, end * size - self._tiling.planes)
+
+    def span(self, axis: int, one: Triple, number: int) -> Span | None:
+        """Working voxels along an axis under the patches of the block at place `number`.
+
+        `one` is its place along the other axes, or one like it.
+        """
+        others = tuple(self.pattern(a, one[a]) for a in range(3) if a != axis)
+        key = (axis, number, others)
+        if key not in self._spans:
+            place = [number if a == axis else one[a] for a in range(3)]
+            box = self.count(place).box
+            self._spans[key] = None if box is None else (box.start[axis], box.stop[axis])
+        return self._spans[key]
 
 
-class _Support:
-    """`Plan.read_box`, remembering what was asked along each axis."""
+class _Reach:
+    """Makes extents, remembering what was asked along each axis."""
 
     def __init__(self, plan: Plan) -> None:
-        self._along = [
+        self._support = [
             functools.cache(scale.support) for scale in scales(plan.facts.shape, plan.working)
         ]
+        self._shape = plan.facts.shape
+        self._chunks = plan.facts.chunks or plan.facts.shape
+        self._whole = plan.facts.chunks is not None
 
-    def box(self, working: Box) -> Box:
-        (z0, z1), (y0, y1), (x0, x1) = (
-            support((a, b))
-            for support, a, b in zip(self._along, working.start, working.stop, strict=True)
+    def along(self, axis: int, spans: list[tuple[Span, Span] | None], side: int) -> Extent:
+        sums = tuple(
+            0 if both is None else max(0, min(both[0][1], both[1][1]) - max(both[0][0], both[1][0]))
+            for both in spans
         )
-        return Box((z0, y0, x0), (z1, y1, x1))
+        mine = [both[0] for both in spans if both is not None]
+        if not mine:
+            return Extent(sums, 0, 0, 0, 0, side)
+        working = (min(a for a, _ in mine), max(b for _, b in mine))
+        read = self._support[axis](working)
+        chunk = self._chunks[axis]
+        first, end = read[0] // chunk, -(-read[1] // chunk)
+        decoded = min(end * chunk, self._shape[axis]) - first * chunk
+        return Extent(
+            sums,
+            working[1] - working[0],
+            read[1] - read[0],
+            end - first,
+            decoded if self._whole else read[1] - read[0],
+            side,
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +18,11 @@ from orthoflow.plan.census import census
 from orthoflow.reduce.statistics import sample_boxes
 
 if TYPE_CHECKING:
-    from orthoflow.geometry.box import Box
-    from orthoflow.plan.census import BlockCensus
+    from collections.abc import Iterable
+
+    from orthoflow.geometry.box import Box, Triple
+    from orthoflow.geometry.facts import VolumeFacts
+    from orthoflow.plan.census import Extent
     from orthoflow.plan.plan import Plan
 
 # Interpreter, torch, zarr and Dask, with one tiny block done: 392 MiB in the calling process, 433
@@ -39,24 +43,47 @@ class Work:
     tiles: int = 0
     network_pixels: int = 0
     bytes_read: int = 0
+    chunks_read: int = 0
+    """Chunks of the input that the blocks touch; one that several blocks touch counts for each."""
     peak_bytes: int = 0
 
 
 @functools.lru_cache(maxsize=16)
 def total_work(plan: Plan) -> Work:
     """Work of the whole run."""
-    patches = tiles = pixels = peak = 0
-    read = sampled_bytes(plan)
+    patches = tiles = pixels = voxels = chunks = peak = 0
     fixed = fixed_bytes(plan)
-    for block in census(plan):
-        for way in block.ways:
-            patches += way.patches
-            tiles += way.tiles
-            pixels += way.pixels
-        if block.read is not None:
-            read += chunk_bytes(plan, block.read)
-        peak = max(peak, fixed + _held_bytes(plan, block))
-    return Work(patches, tiles, pixels, read, peak)
+    for alike in census(plan):
+        for way in alike.ways:
+            patches += alike.blocks * way.patches
+            tiles += alike.blocks * way.tiles
+            pixels += alike.blocks * way.pixels
+        voxels += alike.total("decoded")
+        chunks += alike.total("chunks")
+        largest = itertools.product(*map(_largest, alike.along))
+        peak = max(peak, *(fixed + _held_bytes(plan, extents) for extents in largest))
+    read = voxels * voxel_bytes(plan.facts) + sampled_bytes(plan)
+    return Work(patches, tiles, pixels, read, chunks, peak)
+
+
+def _largest(extents: Iterable[Extent]) -> list[Extent]:
+    """Those that no other one exceeds in everything."""
+    found: list[Extent] = []
+    for extent in sorted(extents, key=astuple, reverse=True):
+        if not any(_covers(other, extent) for other in found):
+            found.append(extent)
+    return found
+
+
+def _covers(large: Extent, small: Extent) -> bool:
+    others = zip(large.sums, small.sums, strict=True)
+    sizes = [(getattr(large, n), getattr(small, n)) for n in ("working", "read", "side")]
+    return all(a >= b for a, b in (*others, *sizes))
+
+
+def voxel_bytes(facts: VolumeFacts) -> int:
+    """Bytes of one voxel, all channels."""
+    return facts.channels * np.dtype(facts.dtype).itemsize
 
 
 def sampled_bytes(plan: Plan) -> int:
@@ -71,7 +98,7 @@ def chunk_bytes(plan: Plan, box: Box) -> int:
     facts = plan.facts
     if facts.chunks is not None:
         box = box.rounded_out(facts.chunks, facts.shape)
-    return box.voxels * facts.channels * np.dtype(facts.dtype).itemsize
+    return box.voxels * voxel_bytes(facts)
 
 
 def bytes_written(plan: Plan) -> int:
@@ -83,44 +110,50 @@ def bytes_written(plan: Plan) -> int:
     )
 
 
-def _held_bytes(plan: Plan, block: BlockCensus) -> int:
+def _held_bytes(plan: Plan, along: tuple[Extent, ...]) -> int:
     """Most bytes of voxels, sums and results that the task of a block holds at once.
 
     All of them are added up. Voxels are let go before the results are made, but the process keeps
     memory that was let go, in pieces (`kernels.allocator`): so are measured peaks.
     """
-    if block.read is None or block.working is None:
+    z, y, x = along
+    if z.working == 0:
         return 0
-    sums = block.sums * plan.channels * 4
+    sums = sum(map(math.prod, zip(z.sums, y.sums, x.sums, strict=True))) * plan.channels * 4
+    voxels = z.side * y.side * x.side
     results = sum(
-        block.voxels * max(1, array.classes) * np.dtype(array.dtype).itemsize
+        voxels * max(1, array.classes) * np.dtype(array.dtype).itemsize
         for array in plan.output.arrays
     )
-    return input_bytes(plan, block.read, block.working) + sums + results
+    held = input_bytes(plan, (z.read, y.read, x.read), (z.working, y.working, x.working))
+    return held + sums + results
 
 
-def input_bytes(plan: Plan, read: Box, working: Box) -> int:
-    """Bytes of a task's voxels: as read, and as float32 where they are resampled or converted."""
-    held = read.voxels * np.dtype(plan.facts.dtype).itemsize
+def input_bytes(plan: Plan, read: Triple, working: Triple) -> int:
+    """Bytes of a task's voxels: as read, and as float32 where they are resampled or converted.
+
+    `read` and `working` are the shapes of what is read and of what the patches are cut from.
+    """
+    held = math.prod(read) * np.dtype(plan.facts.dtype).itemsize
     kept = plan.facts.dtype in ("uint8", "int8", "int16", "float32")
     if plan.working != plan.facts.shape:
         held += 4 * _resampling_voxels(plan, read, working)
     elif not kept:
-        held += 4 * read.voxels
+        held += 4 * math.prod(read)
     return held * plan.facts.channels
 
 
-def _resampling_voxels(plan: Plan, read: Box, working: Box) -> int:
+def _resampling_voxels(plan: Plan, read: Triple, working: Triple) -> int:
     """Most voxels held while one axis after the other is resampled (`kernels.prepare.resample`).
 
     Each axis needs the voxels before it and three times those after it: the first tap, the sum and
     the tap that is being added.
     """
-    shape, most = list(read.shape), 0
+    shape, most = list(read), 0
     for axis in RESAMPLE_ORDER:
         if plan.facts.shape[axis] != plan.working[axis]:
             before = math.prod(shape)
-            shape[axis] = working.shape[axis]
+            shape[axis] = working[axis]
             most = max(most, before + 3 * math.prod(shape))
     return most
 

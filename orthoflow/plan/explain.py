@@ -149,6 +149,7 @@ def _work_lines(plan: Plan, numbers: dict[str, Any]) -> list[str]:
         f"work       {_count(numbers['blocks'], 'block')} of {_shape(plan.block)} in "
         f"{_count(numbers['parts'], 'part')} of {_shape(plan.part_blocks)} blocks",
         f"           {again:.2f} x the network pixels (patches across parts run again)",
+        *_jobs_lines(plan),
         f"reads      {_bytes(numbers['bytes_read'])} of chunks, decoded",
         f"writes     {_bytes(numbers['bytes_written'])} before compression: {arrays}",
         f"memory     {_bytes(numbers['peak_bytes_per_worker'])} per worker at most, one task each"
@@ -160,6 +161,20 @@ def _work_lines(plan: Plan, numbers: dict[str, Any]) -> list[str]:
             f"({plan.card.speed:.3g} network pixels/s, {plan.card.speed_note})"
         )
     return lines
+
+
+def _jobs_lines(plan: Plan) -> list[str]:
+    """How the parts fall to jobs, where several jobs share them."""
+    jobs, parts = plan.options.num_parts, plan.part_count
+    if jobs == 1:
+        return []
+    if parts < jobs:
+        return [
+            f"           {jobs - parts:,} of {jobs:,} jobs get no part: they have nothing to do"
+        ]
+    least, most = parts // jobs, -(-parts // jobs)
+    each = f"{least:,} to {most:,} parts" if least < most else _count(least, "part")
+    return [f"           {jobs:,} jobs of {each} each"]
 
 
 def _held(count: int) -> str:

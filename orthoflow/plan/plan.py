@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from orthoflow.geometry.box import Box, Triple, split
@@ -17,10 +17,12 @@ from orthoflow.geometry.weights import Patches, Weighting, weighted
 from orthoflow.models.card import Normalization
 from orthoflow.options import Options
 from orthoflow.plan import blocks as blocking
+from orthoflow.plan.census import census_of
+from orthoflow.plan.order import ordered_boxes, ordered_cells, undone_boxes
 from orthoflow.reduce.vote import Ballot, Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from orthoflow.geometry.facts import VolumeFacts
     from orthoflow.geometry.tiling import Tiling
@@ -85,8 +87,11 @@ class Plan:
     @property
     def needs_statistics(self) -> bool:
         """Whether voxels have to be looked at before the first block."""
-        methods = ("zscore", "minmax", "percentile")
-        return self.normalization.scope == "volume" and self.normalization.method in methods
+        own = self.normalization
+        if own.method == "fixed":
+            # To see whether they are on the scale that the card's numbers are for.
+            return self.facts.dtype not in ("uint8", "int8")
+        return own.scope == "volume" and own.method in ("zscore", "minmax", "percentile")
 
     @property
     def ballot(self) -> Ballot:
@@ -119,7 +124,7 @@ class Plan:
 
     # --------------------------------------------------------------------------- blocks and parts
 
-    @cached_property
+    @functools.cached_property
     def block_grid(self) -> Triple:
         """Blocks along (z, y, x)."""
         return blocking.cells(self.region.shape, self.block)
@@ -134,13 +139,66 @@ class Plan:
         """Parts of the whole run."""
         return math.prod(blocking.cells(self.block_grid, self.part_blocks))
 
-    def parts(self) -> Iterator[Part]:
-        """Parts in z, y, x order, made one at a time."""
-        size = cast(
-            "Triple", tuple(b * n for b, n in zip(self.block, self.part_blocks, strict=True))
+    def parts(self, share: tuple[int, int] = (1, 0)) -> Iterator[Part]:
+        """Parts, neighbours close to each other, made one at a time.
+
+        Parameters
+        ----------
+        share
+            Number of jobs that share the parts, and which of them is asked for; each gets a run
+            of parts, and all of them together get every part once. With more jobs than parts some
+            get none.
+        """
+        for cell in ordered_cells(*self._stretch(share)):
+            z, y, x = cell
+            yield self._part_at(self._blocks_of(Box(cell, (z + 1, y + 1, x + 1))))
+
+    def share_blocks(self, share: tuple[int, int]) -> int:
+        """Blocks of a job's parts; no part is made for that."""
+        return sum(self._blocks_of(box).voxels for box in ordered_boxes(*self._stretch(share)))
+
+    def _stretch(self, share: tuple[int, int]) -> tuple[Triple, int, int]:
+        """Grid of parts, and where a job's begin and end in their order."""
+        jobs, job = share
+        first, end = (self.part_count * n // jobs for n in (job, job + 1))
+        return blocking.cells(self.block_grid, self.part_blocks), first, end
+
+    def _blocks_of(self, parts: Box) -> Box:
+        """Numbers of the blocks in a box of parts."""
+        start, stop = (
+            tuple(
+                min(c * n, most)
+                for c, n, most in zip(corner, self.part_blocks, self.block_grid, strict=True)
+            )
+            for corner in (parts.start, parts.stop)
         )
-        for box in split(self.region, size, self.region.start):
-            yield self.part_of(tuple(split(box, self.block, self.region.start)))
+        return Box(cast("Triple", start), cast("Triple", stop))
+
+    def unfinished(self, part: Part, done: Container[Triple]) -> Iterator[Part]:
+        """What is left of a part when some of its blocks, given by number, are done.
+
+        The whole part if none is; else few parts that hold the others, and compute again what
+        they need of those that are done.
+        """
+        first, last = (self.block_number(part.blocks[place]) for place in (0, -1))
+        stop = cast("Triple", tuple(n + 1 for n in last))
+        for box in undone_boxes(Box(first, stop), done):
+            yield self._part_at(box)
+
+    def part_alone(self, block: Box) -> Part:
+        """The part of one block."""
+        return self.part_of((block,))
+
+    def _part_at(self, numbers: Box) -> Part:
+        """The part of the blocks with these numbers."""
+        start, stop = (
+            tuple(
+                o + n * side for o, n, side in zip(self.region.start, ns, self.block, strict=True)
+            )
+            for ns in (numbers.start, numbers.stop)
+        )
+        box = Box(cast("Triple", start), cast("Triple", tuple(map(min, stop, self.region.stop))))
+        return self.part_of(tuple(split(box, self.block, self.region.start)))
 
     def part_of(self, blocks: tuple[Box, ...]) -> Part:
         """A part of these blocks, which fill a box."""
@@ -193,9 +251,7 @@ class Plan:
 
     def shares(self, part: Part, block: Box) -> dict[str, list[Share]]:
         """Patches that the task of `block` computes, by orientation."""
-        number = part.blocks.index(block)
-        counts = [len(spans) for spans in part.cores]
-        place = list(itertools.product(*(range(n) for n in counts)))[number]
+        place = _place(part, block)
         return {
             way.chosen.orientation: list(
                 shares_of(
@@ -233,22 +289,31 @@ class Plan:
 
     def input_box(self, part: Part, block: Box) -> Box | None:
         """Input voxels that the task of `block` reads; None if it has no patch."""
-        working = self.working_box(self.shares(part, block))
-        return None if working is None else self.read_box(working)
+        boxes = [box for box in self._extents(part, block) if box is not None]
+        return self.read_box(functools.reduce(Box.union, boxes)) if boxes else None
 
     def neighbours(self, part: Part, giver: Box) -> list[Box]:
         """Blocks of the part that need sums of patches that belong to block `giver`."""
-        shares = self.shares(part, giver)
-        takers = []
-        for taker in part.blocks:
-            if taker == giver:
-                continue
-            for orientation in self.orientations:
-                sums = self.sums_box(part, orientation, shares[orientation.name])
-                if sums is not None and sums.intersect(self.need(taker, orientation)):
-                    takers.append(taker)
-                    break
-        return takers
+        takers: set[tuple[int, ...]] = set()
+        for orientation, given in zip(self.orientations, self._extents(part, giver), strict=True):
+            if given is not None:
+                needs = [self.need(block, orientation) for block in _diagonal(part)]
+                takers.update(itertools.product(*_touching(given, needs, part)))
+        places = itertools.product(*(range(len(spans)) for spans in part.cores))
+        return [
+            block
+            for place, block in zip(places, part.blocks, strict=True)
+            if place in takers and block != giver
+        ]
+
+    def _extents(self, part: Part, block: Box) -> list[Box | None]:
+        """Per orientation the working voxels under the patches of `block`; none is visited."""
+        place = _place(part, block)
+        needs = (self.need(part.box, orientation) for orientation in self.orientations)
+        return [
+            census_of(way.chosen, need, part.cores, place).box
+            for way, need in zip(self.ways, needs, strict=True)
+        ]
 
     # ------------------------------------------------------------------------------------ reports
 
@@ -262,3 +327,28 @@ class Plan:
         from orthoflow.plan.explain import explain  # noqa: PLC0415
 
         return explain(self)
+
+
+def _place(part: Part, block: Box) -> Triple:
+    """Number of a block along each axis of its part."""
+    number, (_, rows, columns) = part.blocks.index(block), map(len, part.cores)
+    return number // (rows * columns), number // columns % rows, number % columns
+
+
+def _diagonal(part: Part) -> list[Box]:
+    """Blocks that show every place along each axis, the last one of an axis again and again."""
+    counts = [len(spans) for spans in part.cores]
+    numbers = ([min(i, n - 1) for n in counts] for i in range(max(counts)))
+    return [part.blocks[(z * counts[1] + y) * counts[2] + x] for z, y, x in numbers]
+
+
+def _touching(given: Box, needs: list[Box], part: Part) -> list[list[int]]:
+    """Along each axis the places of a part's blocks whose `needs` meet a box."""
+    return [
+        [
+            place
+            for place, need in enumerate(needs[: len(spans)])
+            if need.start[axis] < given.stop[axis] and given.start[axis] < need.stop[axis]
+        ]
+        for axis, spans in enumerate(part.cores)
+    ]

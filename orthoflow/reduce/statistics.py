@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _WHOLE = 2**24
 _SIDE = 32
 _BOXES = 512
+# In standard deviations of the images that a model was trained on.
+_FARTHEST, _NARROWEST = 50.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +86,43 @@ def grey_scale(
             )
     shifts, factors = [], []
     for channel in values:
+        if normalization.method == "fixed":
+            _require_fit(channel, normalization, name)
         shift, width = _shift_and_width(channel, normalization)
         shifts.append(shift)
         factors.append(1.0 / max(width, 1e-8))
     return GreyScale(tuple(shifts), tuple(factors))
 
 
+def _require_fit(
+    values: npt.NDArray[np.generic], normalization: Normalization, name: str
+) -> None:
+    """Refuse values on another scale than the numbers of the model's card are for.
+
+    Such are values from 0 to 1 for a network of 8-bit images, or the reverse. Constant samples
+    say nothing, and contrast may well be poor: only what no image can be is refused.
+    """
+    mean, std = normalization.mean, normalization.std
+    assert mean is not None
+    assert std is not None
+    low, high = (float(v) for v in np.percentile(values.astype(np.float64, copy=False), [1, 99]))
+    far = max(abs(low - mean), abs(high - mean)) / std
+    if low == high or (far <= _FARTHEST and (high - low) / std >= _NARROWEST):
+        return
+    raise BadInput(
+        f"input {name} has values of {low:g} to {high:g} (1st and 99th percentile of a sample), "
+        f"and the model expects about {mean - 3 * std:g} to {mean + 3 * std:g}; choose "
+        "normalization zscore, minmax or percentile, or rescale the input"
+    )
+
+
 def _shift_and_width(
     values: npt.NDArray[np.generic], normalization: Normalization
 ) -> tuple[float, float]:
+    if normalization.method == "fixed":
+        assert normalization.mean is not None
+        assert normalization.std is not None
+        return normalization.mean, normalization.std
     if normalization.method == "zscore":
         return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     if normalization.method == "minmax":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import math
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orthoflow.errors import BadInput
+from orthoflow.errors import BadInput, BlockFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +40,23 @@ class Stored:
     scale: tuple[float, ...] | None = None
     translation: tuple[float, ...] | None = None
     units: tuple[str | None, ...] | None = None
+    document: str = ""
+    """Metadata as JSON, so that `Format.read` need not look for any; empty where there is none."""
+
+    sparse: bool = False
+    """Whether its writer is known to leave out chunks that hold nothing but the fill value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How an array is read, beyond where it is."""
+
+    document: str = ""
+    """From `Stored`; looked up where it is empty."""
+    fill: bool = False
+    """Whether chunks that are not stored are read as the fill value."""
+    filled: list[str] = field(default_factory=list)
+    """Receives the keys of those chunks."""
 
 
 class Format(Protocol):
@@ -49,12 +69,26 @@ class Format(Protocol):
         """Facts of the array; metadata only, limits checked before anything is allocated."""
 
     def read(
-        self, place: Location, array: str, index: tuple[slice, ...]
+        self, place: Location, array: str, index: tuple[slice, ...], reading: Reading
     ) -> npt.NDArray[np.generic]:
         """Voxels of `index` (one slice for each axis, step 1), axes as stored."""
 
     def summarize(self, place: Location) -> dict[str, Any]:
         """JSON-able facts for `orthoflow info`."""
+
+
+DECODER_ERRORS = (ValueError, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What decoders raise, and others too: `is_damage` tells which."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether a decoder says by this error that its bytes are not what they should be."""
+    if isinstance(error, (BadInput, BlockFailed)):
+        return False  # said in full already
+    if isinstance(error, OSError):
+        # The decoders of gzip and bz2 raise OSError without the number that a system's has.
+        return isinstance(error, gzip.BadGzipFile) or (type(error) is OSError and not error.errno)
+    return isinstance(error, DECODER_ERRORS)
 
 
 def check_limits(

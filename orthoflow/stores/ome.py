@@ -8,40 +8,67 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zarr.storage import WrapperStore
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import AXES, Box
-from orthoflow.stores.multiscales import group_attributes, image_metadata
-from orthoflow.stores.objects import delete_tree, list_names, read_json, write_object
-from orthoflow.stores.urls import locate, refusals, require_writable
-from orthoflow.stores.zarr_nodes import as_array, layout_of, open_array, read_node
+from orthoflow.stores.answers import refusals
+from orthoflow.stores.documents import (
+    FOLDER,
+    array_document,
+    array_path,
+    check_spec,
+    documents,
+)
+from orthoflow.stores.formats import Reading
+from orthoflow.stores.objects import (
+    create_object,
+    delete_object,
+    delete_tree,
+    list_names,
+    read_object,
+    write_object,
+)
+from orthoflow.stores.sealed import seal, unseal
+from orthoflow.stores.shards import written_shards
+from orthoflow.stores.urls import locate, require_writable
+from orthoflow.stores.zarr_nodes import known_node, layout_of, read_node
+from orthoflow.stores.zarr_volumes import ZarrFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
     import numpy.typing as npt
-    import zarr
-    from zarr.abc.store import ByteRequest, Store
-    from zarr.core.buffer import Buffer, BufferPrototype
 
     from orthoflow.geometry.box import Triple
     from orthoflow.geometry.output import ArraySpec, LevelSpec, OutputSpec
+    from orthoflow.stores.stamps import Stamp
     from orthoflow.stores.urls import Location, Options
-    from orthoflow.stores.zarr_nodes import Layout, Node
-
-FOLDER = "orthoflow"
-"""Where records lie inside an output."""
+    from orthoflow.stores.zarr_nodes import Node
 
 RECORD_LIMIT = 16 * 2**20
 """Bytes of the largest record that is written or read."""
 
+LOCKS = "locks"
+"""Below `FOLDER`: held before an output is made, kept while one is replaced."""
+
 _RECORD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 _UNFINISHED = "creating"
+_INDENT = 1
+_WRITERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What writing a box stored."""
+
+    nbytes: int
+    """Before compression."""
+    objects: tuple[Stamp, ...]
+    """By key; shards of nothing but background are not stored."""
 
 
 def create_output(
@@ -50,11 +77,28 @@ def create_output(
     record: dict[str, Any],
     *,
     overwrite: bool = False,
+    join: bool = False,
     storage_options: Options = (),
-) -> None:
+) -> dict[str, Any]:
     """Make the group with all its metadata, arrays without voxels, and the run's record.
 
     The record `orthoflow/run.json` is written last: where it exists the output is complete.
+    `orthoflow/creating.json` says until then whose output this is going to be.
+
+    Parameters
+    ----------
+    record
+        With the run's "fingerprint".
+    overwrite
+        Replace what a run has made before. Not while others may write there.
+    join
+        Go on with an output that is there; complete one that was begun with this fingerprint. Any
+        number of processes may do so at once. Goes before `overwrite`.
+
+    Returns
+    -------
+    dict
+        The record that is stored: this one or, with `join`, the one that was there first.
 
     Raises
     ------
@@ -66,31 +110,45 @@ def create_output(
     """
     place = locate(url, storage_options)
     require_writable(place)
-    _check_spec(spec)
-    _record_bytes("run", record)
-    _make_room(place, overwrite=overwrite)
+    check_spec(spec, place)
+    content = _record_bytes("run", record)
+    fingerprint = record.get("fingerprint")
+    if not isinstance(fingerprint, str) or not fingerprint:
+        raise BadInput(f"the record of output {place} has no fingerprint; give it one")
+    if place.is_local and Path(place.url).is_symlink():
+        raise BadInput(f"output {place} is a symbolic link; give the path it points to")
+    if join:
+        there = _joined(place, fingerprint)
+        if there is not None:
+            return there
+    else:
+        _make_room(place, fingerprint, overwrite=overwrite)
     with refusals(place, "write to"):
-        write_record(url, _UNFINISHED, {"format": spec.ome_version}, storage_options)
-        _create_groups(place, spec)
-        write_record(url, "run", record, storage_options)
-        fs, path = place.child(f"{FOLDER}/{_UNFINISHED}.json").filesystem()
-        fs.rm_file(path)
+        _write_documents(place, spec)
+        first = create_object(_record_place(place, "run"), content)
+        delete_object(_record_place(place, _UNFINISHED))
+    if first:
+        return unseal(content, f"{place}", indent=_INDENT)
+    if not join:
+        raise BadInput(f"output {place} was made by another run meanwhile; choose another path")
+    return _record(place, "run")
 
 
-def write_box(
+def write_box(  # noqa: PLR0913 - where, what, and which part of it
     url: str | Path,
+    spec: OutputSpec,
     path: str,
     level: int,
     box: Box,
     data: npt.NDArray[Any],
     storage_options: Options = (),
-) -> int:
-    """Write whole shards; return their uncompressed bytes.
+) -> Written:
+    """Write whole shards, each with one request; nothing is read, metadata neither.
 
     Parameters
     ----------
-    url, path, level
-        Output group, array inside it ("labels/segmentation"), level number.
+    url, spec, path, level
+        Output group, what it holds, array inside it ("labels/segmentation"), level number.
     box
         Starts on the shard grid, and ends on it or at the end of the array.
     data
@@ -101,20 +159,20 @@ def write_box(
     BadInput
         When the box cuts a shard, or `data` has another shape or dtype than the array.
     """
-    node = _level_node(locate(url, storage_options), path, level)
-    layout = layout_of(node)
-    shape, grid = layout.shape[-3:], (layout.shards or layout.chunks)[-3:]
-    _check_whole(box, shape, grid, f"{node.place}")
-    expected = (*layout.shape[:-3], *box.shape)
-    if data.shape != expected or data.dtype != layout.dtype:
+    place = locate(url, storage_options)
+    document = array_document(spec, path, level)
+    array, cut = _level_of(spec, path, level)
+    node = known_node(place.child(array_path(path, level)), document.decode())
+    _check_whole(box, cut.shape, cut.shard, f"{node.place}")
+    expected = (*((array.classes,) if array.classes else ()), *box.shape)
+    if data.shape != expected or data.dtype != np.dtype(array.dtype):
         raise BadInput(
             f"data {data.shape} {data.dtype} does not fit {node.place}, box {box}: "
-            f"expected {expected} {layout.dtype}"
+            f"expected {expected} {array.dtype}"
         )
     with refusals(node.place, "write to"):
-        array = _writable(node)
-        array[(..., *box.slices)] = data
-    return int(data.nbytes)
+        stamps = written_shards(node, array_path(path, level), (..., *box.slices), data)
+    return Written(int(data.nbytes), stamps)
 
 
 def read_level(
@@ -123,49 +181,59 @@ def read_level(
     level: int,
     box: Box | None = None,
     storage_options: Options = (),
+    *,
+    spec: OutputSpec | None = None,
 ) -> npt.NDArray[Any]:
-    """Voxels of one level, (z, y, x) or (c, z, y, x); all of them, or those of `box`."""
-    node = _level_node(locate(url, storage_options), path, level)
-    layout = layout_of(node)
-    inside = Box.whole(_triple(layout.shape))
+    """Voxels of one level, (z, y, x) or (c, z, y, x); all of them, or those of `box`.
+
+    With `spec` no metadata are asked for. Shards that are not stored are background: whether one
+    should be there is for `stores.verify.check_listing` to say, before anything is built of them.
+    """
+    place = locate(url, storage_options)
+    where = array_path(path, level)
+    if spec is None:
+        node = _level_node(place, path, level)
+    else:
+        node = known_node(place.child(where), array_document(spec, path, level).decode())
+    shape = layout_of(node).shape
+    inside = Box.whole(_triple(shape))
     wanted = box or inside
     if not inside.contains(wanted):
-        raise BadInput(f"box {wanted} reaches beyond {node.place} with shape {layout.shape}")
-    return as_array(open_array(node)[(..., *wanted.slices)])
-
-
-def level_layout(
-    url: str | Path, path: str, level: int, storage_options: Options = ()
-) -> tuple[Layout, dict[str, Any]]:
-    """Layout of one level and what the run noted beside it: `factors` from level 0, `kind`."""
-    node = _level_node(locate(url, storage_options), path, level)
-    noted = node.attributes.get(FOLDER)
-    if not isinstance(noted, dict) or "factors" not in noted or "kind" not in noted:
-        raise BadInput(f"{node.place} was not made by orthoflow: it notes no factors")
-    return layout_of(node), noted
+        raise BadInput(f"box {wanted} reaches beyond {node.place} with shape {shape}")
+    lead = tuple(slice(0, n) for n in shape[:-3])
+    reading = Reading(json.dumps(node.document), fill=True)
+    with refusals(node.place, "read"):
+        return ZarrFormat().read(place, where, (*lead, *wanted.slices), reading)
 
 
 def write_record(
     url: str | Path, name: str, content: dict[str, Any], storage_options: Options = ()
 ) -> None:
-    """Store a JSON object at `orthoflow/<name>.json`, all of it or nothing."""
+    """Store a JSON object, with its digest, at `orthoflow/<name>.json`, all of it or nothing."""
     content_bytes = _record_bytes(name, content)
     write_object(_record_place(locate(url, storage_options), name), content_bytes)
 
 
 def read_record(url: str | Path, name: str, storage_options: Options = ()) -> dict[str, Any]:
-    """The JSON object at `orthoflow/<name>.json`.
+    """The JSON object at `orthoflow/<name>.json`, without its digest.
 
     Raises
     ------
     BadInput
-        When there is none, it is too large, or it is not a JSON object.
+        When there is none, it is too large, it is not a JSON object, or its digest is another.
     """
-    place = _record_place(locate(url, storage_options), name)
-    content = read_json(place, limit=RECORD_LIMIT)
-    if content is None:
-        raise BadInput(f"no record at {place}; is this the output of an orthoflow run?")
-    return content
+    return _record(locate(url, storage_options), name)
+
+
+def check_record(stored: bytes, named: str) -> dict[str, Any]:
+    """A record from the bytes that are stored, which have to be those that were written.
+
+    Raises
+    ------
+    BadInput
+        When they are not.
+    """
+    return unseal(stored, named, indent=_INDENT)
 
 
 def has_record(url: str | Path, name: str, storage_options: Options = ()) -> bool:
@@ -176,43 +244,21 @@ def has_record(url: str | Path, name: str, storage_options: Options = ()) -> boo
         return bool(fs.exists(path))
 
 
-class _OwnedChunks(WrapperStore[Any]):
-    """A store whose chunks are never read: their writer owns them as a whole.
-
-    Without it zarr reads shards at the border of an array before it writes them, because the
-    array does not fill them, and would stumble over one that a killed writer left torn.
-    """
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype,  # noqa: ARG002 - the store's interface
-        byte_range: ByteRequest | None = None,  # noqa: ARG002
-    ) -> Buffer | None:
-        del key
-        return None
-
-    async def get_partial_values(
-        self,
-        prototype: BufferPrototype,  # noqa: ARG002
-        key_ranges: Iterable[tuple[str, ByteRequest | None]],
-    ) -> list[Buffer | None]:
-        return [None for _ in key_ranges]
+def _record(place: Location, name: str) -> dict[str, Any]:
+    one = _record_place(place, name)
+    stored = read_object(one, limit=RECORD_LIMIT)
+    if stored is None:
+        raise BadInput(f"no record at {one}; is this the output of an orthoflow run?")
+    return unseal(stored, f"{one}", exact=False)
 
 
-def _writable(node: Node) -> zarr.Array[Any]:
-    import zarr  # noqa: PLC0415
-    from zarr.storage import StorePath  # noqa: PLC0415
-
-    store: Store = _OwnedChunks(node.place.zarr_store(read_only=False))
-    document = dict(node.document)
-    if node.zarr_format == 2:
-        document["attributes"] = node.attributes
-    return zarr.Array.from_dict(StorePath(store, ""), document)
+def _level_of(spec: OutputSpec, path: str, level: int) -> tuple[ArraySpec, LevelSpec]:
+    array = next(one for one in spec.arrays if one.path == path)
+    return array, array.levels[level]
 
 
 def _level_node(place: Location, path: str, level: int) -> Node:
-    node = read_node(place.child("/".join(part for part in (path, str(level)) if part)))
+    node = read_node(place.child(array_path(path, level)))
     if node is None or node.kind != "array":
         raise BadInput(f"no level {level} of {path!r} in {place}")
     return node
@@ -228,127 +274,105 @@ def _check_whole(box: Box, shape: tuple[int, ...], grid: tuple[int, ...], named:
             )
 
 
-def _check_spec(spec: OutputSpec) -> None:
-    if not spec.arrays:
-        raise BadInput("the output has no arrays; ask for labels or probabilities")
-    for array in spec.arrays:
-        if array.kind == "labels" and np.dtype(array.dtype).kind not in "iu":
-            raise BadInput(f"labels {array.path!r} have dtype {array.dtype}; use whole numbers")
-        if spec.ome_version == "0.4" and any(one.shard != one.chunk for one in array.levels):
-            raise BadInput("OME-Zarr 0.4 has no shards; use --ome-version 0.5 or shard = chunk")
+def _joined(place: Location, fingerprint: str) -> dict[str, Any] | None:
+    """The record of an output that is complete; None where it is now ours to be completed.
+
+    Whoever makes an output stores `creating` first and removes it after the record. So who could
+    store it and then finds no record knows that nobody has completed the output.
+    """
+    unfinished, record = _record_place(place, _UNFINISHED), _record_place(place, "run")
+    while True:
+        names, ours = _names_of(place)
+        if "run.json" in ours:
+            return _record(place, "run")
+        if names and not ours:
+            raise _taken(place, names)
+        if create_object(unfinished, _creating(fingerprint)):
+            if read_object(record, limit=RECORD_LIMIT) is None:
+                return None
+            delete_object(unfinished)
+            continue
+        stored = read_object(unfinished, limit=RECORD_LIMIT)
+        if stored is not None:
+            _check_creating(unseal(stored, f"{unfinished}", exact=False), fingerprint, place)
+            return None
 
 
-def _make_room(place: Location, *, overwrite: bool) -> None:
-    if place.is_local and _is_link(place):
-        raise BadInput(f"output {place} is a symbolic link; give the path it points to")
+def _check_creating(content: dict[str, Any], fingerprint: str, place: Location) -> None:
+    if content.get("clearing"):
+        raise BadInput(
+            f"output {place} was being replaced when that was stopped, and holds parts of what was "
+            "there before; pass --overwrite"
+        )
+    if content.get("fingerprint") != fingerprint:
+        raise BadInput(
+            f"output {place} was begun with other settings; use the same ones to resume, another "
+            "output, or overwrite"
+        )
+
+
+def _make_room(place: Location, fingerprint: str, *, overwrite: bool) -> None:
+    """Take the place for an output; what a run made there before goes if `overwrite` says so."""
+    names, ours = _names_of(place)
+    if names:
+        if not overwrite:
+            raise _taken(place, names, made_here=bool(ours))
+        if not ours:
+            raise BadInput(
+                f"output {place} was not made by an orthoflow run (no {FOLDER}/run.json), so it is "
+                "not removed; remove it by hand or choose another path"
+            )
+        _clear(place, names, fingerprint)
+    if not create_object(_record_place(place, _UNFINISHED), _creating(fingerprint)):
+        raise BadInput(f"output {place} is being made by another run; choose another path")
+
+
+def _clear(place: Location, names: list[str], fingerprint: str) -> None:
+    """Remove an output but for its locks, in an order that can be stopped anywhere."""
+    unfinished = _record_place(place, _UNFINISHED)
+    # From here on nobody joins; with the record gone nobody resumes either.
+    write_object(unfinished, _creating(fingerprint, clearing=True))
+    delete_object(_record_place(place, "run"))
+    folder = place.child(FOLDER)
+    below = [folder.child(name) for name in list_names(folder)]
+    kept = {folder.child(LOCKS), unfinished}
+    for one in (*below, *(place.child(name) for name in names if name != FOLDER)):
+        if one not in kept:
+            delete_tree(one)
+    delete_object(unfinished)
+
+
+def _names_of(place: Location) -> tuple[list[str], set[str]]:
+    """Names in an output, none where there are only locks, and which of the records tell a run."""
     fs, path = place.filesystem()
     with refusals(place, "look at"):
         names = list_names(place)
-        taken = bool(names) or (fs.exists(path) and not fs.isdir(path))
-    if not taken:
-        return
-    made_here = any(
-        fs.exists(place.child(f"{FOLDER}/{name}.json").filesystem()[1])
-        for name in ("run", _UNFINISHED)
-    )
-    if not overwrite:
-        what = "the output of a run" if made_here else f"holding {', '.join(names[:5]) or 'a file'}"
-        remedy = "pass --overwrite or --resume, or choose another path"
-        raise BadInput(f"output {place} exists already ({what}); {remedy}")
-    if not made_here:
-        raise BadInput(
-            f"output {place} was not made by an orthoflow run (no {FOLDER}/run.json), so it is not "
-            "removed; remove it by hand or choose another path"
-        )
-    delete_tree(place)
+        if not names and fs.exists(path) and not fs.isdir(path):
+            return ["a file"], set()
+    below = set(list_names(place.child(FOLDER))) if FOLDER in names else set()
+    if names == [FOLDER] and below <= {LOCKS}:
+        return [], set()
+    return names, below & {"run.json", f"{_UNFINISHED}.json"}
 
 
-def _is_link(place: Location) -> bool:
-    from pathlib import Path  # noqa: PLC0415 - otherwise for types only
-
-    return Path(place.url).is_symlink()
-
-
-def _create_groups(place: Location, spec: OutputSpec) -> None:
-    import zarr  # noqa: PLC0415
-
-    zarr_format = 3 if spec.ome_version == "0.5" else 2
-    store = place.zarr_store(read_only=False)
-    for path, content in _group_contents(spec).items():
-        group = zarr.open_group(store, path=path, mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
-        attributes = group_attributes(spec.ome_version, content) if content else {}
-        group.attrs.put(attributes)
-    for array in spec.arrays:
-        group = zarr.open_group(store, path=array.path, mode="r+", zarr_format=zarr_format)  # type: ignore[arg-type]
-        for number, level in enumerate(array.levels):
-            _create_array(group, str(number), array, level, spec)
-
-
-def _group_contents(spec: OutputSpec) -> dict[str, dict[str, Any]]:
-    """OME metadata of every group, parents first; an empty dict for a plain group."""
-    groups: dict[str, dict[str, Any]] = {"": _root_content(spec)}
-    for array in spec.arrays:
-        parts = array.path.split("/") if array.path else []
-        for count in range(1, len(parts)):
-            groups.setdefault("/".join(parts[:count]), {})
-        if parts:
-            groups[array.path] = _image_content(spec, array)
-        if len(parts) == 2 and parts[0] == "labels":
-            groups["labels"].setdefault("labels", []).append(parts[1])
-    return groups
-
-
-def _root_content(spec: OutputSpec) -> dict[str, Any]:
-    images = [array for array in spec.arrays if array.kind == "image"]
-    labels = [array for array in spec.arrays if array.path.startswith("labels/")]
-    shown = (images or labels or list(spec.arrays))[0]
-    prefix = f"{shown.path}/" if shown.path else ""
-    return {"multiscales": [image_metadata(spec, shown, prefix)]}
-
-
-def _image_content(spec: OutputSpec, array: ArraySpec) -> dict[str, Any]:
-    content: dict[str, Any] = {"multiscales": [image_metadata(spec, array)]}
-    if array.kind == "labels":
-        version = {"version": "0.4"} if spec.ome_version == "0.4" else {}
-        up = "../" * len(array.path.split("/"))
-        content["image-label"] = {**version, "source": {"image": up}}
-    return content
-
-
-def _create_array(
-    group: zarr.Group, name: str, array: ArraySpec, level: LevelSpec, spec: OutputSpec
-) -> None:
-    # One channel to a chunk and to a shard: viewers fetch channels one at a time.
-    lead = (array.classes,) if array.classes else ()
-    ones = (1,) * len(lead)
-    keywords = _coding_v3(lead, level, spec) if spec.ome_version == "0.5" else _coding_v2(spec)
-    group.create_array(
-        name,
-        shape=(*lead, *level.shape),
-        chunks=(*ones, *level.chunk),
-        dtype=array.dtype,
-        fill_value=0,
-        attributes={FOLDER: {"factors": list(level.factors), "kind": array.kind}},
-        **keywords,
+def _taken(place: Location, names: list[str], *, made_here: bool = False) -> BadInput:
+    what = "the output of a run" if made_here else f"holding {', '.join(names[:5])}"
+    return BadInput(
+        f"output {place} exists already ({what}); pass --overwrite or --resume, or choose another "
+        "path"
     )
 
 
-def _coding_v3(lead: tuple[int, ...], level: LevelSpec, spec: OutputSpec) -> dict[str, Any]:
-    from zarr.codecs import Crc32cCodec, ZstdCodec  # noqa: PLC0415
-
-    shards = (*(1 for _ in lead), *level.shard) if level.shard != level.chunk else None
-    return {
-        "shards": shards,
-        "compressors": [ZstdCodec(level=spec.compression), Crc32cCodec()],
-        "dimension_names": [*("c" for _ in lead), *AXES],
-    }
+def _write_documents(place: Location, spec: OutputSpec) -> None:
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        contents = documents(spec).items()
+        tasks = [pool.submit(write_object, place.child(key), one) for key, one in contents]
+        for task in tasks:
+            task.result()
 
 
-def _coding_v2(spec: OutputSpec) -> dict[str, Any]:
-    return {
-        "compressors": {"id": "zstd", "level": spec.compression, "checksum": True},
-        "chunk_key_encoding": {"name": "v2", "separator": "/"},
-    }
+def _creating(fingerprint: str, *, clearing: bool = False) -> bytes:
+    return seal({"fingerprint": fingerprint, "clearing": clearing}, indent=_INDENT)
 
 
 def _record_place(place: Location, name: str) -> Location:
@@ -358,7 +382,7 @@ def _record_place(place: Location, name: str) -> Location:
 
 
 def _record_bytes(name: str, content: dict[str, Any]) -> bytes:
-    encoded = json.dumps(content, indent=1, allow_nan=False).encode()
+    encoded = seal(content, indent=_INDENT)
     if len(encoded) > RECORD_LIMIT:
         raise BadInput(f"record {name!r} has {len(encoded)} bytes; at most {RECORD_LIMIT}")
     return encoded

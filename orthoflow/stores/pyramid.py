@@ -15,7 +15,8 @@ import numpy as np
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, split
-from orthoflow.stores.ome import level_layout, read_level, write_box
+from orthoflow.geometry.levels import relative_factors
+from orthoflow.stores.ome import read_level, write_box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from orthoflow.geometry.box import Triple
-    from orthoflow.geometry.output import LevelSpec
+    from orthoflow.geometry.output import LevelSpec, OutputSpec
+    from orthoflow.stores.ome import Written
     from orthoflow.stores.urls import Options
 
 _SLAB_BYTES = 256 * 2**20
@@ -69,26 +71,34 @@ def level_boxes(level: LevelSpec) -> Iterator[Box]:
 
 
 def build_level_box(
-    url: str | Path, path: str, level: int, box: Box, storage_options: Options = ()
-) -> int:
-    """Build `box` of `level` from the level below and write it; return the bytes written.
+    url: str | Path,
+    spec: OutputSpec,
+    path: str,
+    level: int,
+    box: Box,
+    storage_options: Options = (),
+) -> Written:
+    """Build `box` of `level` from the level below and write it.
 
-    `box` is whole shards of `level`; the finer level has to be complete where the box lies.
+    `box` is whole shards of `level`. The finer level has to be complete where the box lies: what
+    is not stored there is background, so call `stores.verify.check_listing` before.
     """
-    if level < 1:
-        raise BadInput(f"level {level} of {path!r} is not built from another; levels start at 1")
-    fine, below = level_layout(url, path, level - 1, storage_options)
-    coarse, noted = level_layout(url, path, level, storage_options)
-    pairs = zip(noted["factors"], below["factors"], strict=True)
-    factors = cast("Triple", tuple(int(c) // int(f) for c, f in pairs))
-    reduce = reduce_labels if noted["kind"] == "labels" else reduce_image
-    result = np.empty((*coarse.shape[:-3], *box.shape), coarse.dtype)
-    for part in _slabs(box, factors, coarse.chunks[-3], result):
-        source = read_level(
-            url, path, level - 1, _finer(part, factors, fine.shape), storage_options
+    array = next((one for one in spec.arrays if one.path == path), None)
+    if array is None or not 1 <= level < len(array.levels):
+        raise BadInput(
+            f"level {level} of {path!r} is not built from another; levels start at 1 and end at "
+            f"{len(array.levels) - 1 if array else 0}"
         )
+    fine, coarse = array.levels[level - 1], array.levels[level]
+    factors = relative_factors(fine, coarse)
+    reduce = reduce_labels if array.kind == "labels" else reduce_image
+    lead = (array.classes,) if array.classes else ()
+    result = np.empty((*lead, *box.shape), array.dtype)
+    for part in _slabs(box, factors, coarse.chunk[0], result):
+        finer = _finer(part, factors, fine.shape)
+        source = read_level(url, path, level - 1, finer, storage_options, spec=spec)
         result[(..., *part.within(box))] = reduce(source, factors)
-    return write_box(url, path, level, box, result, storage_options)
+    return write_box(url, spec, path, level, box, result, storage_options)
 
 
 def _slabs(box: Box, factors: Triple, chunk: int, result: npt.NDArray[Any]) -> Iterator[Box]:
@@ -98,9 +108,9 @@ def _slabs(box: Box, factors: Triple, chunk: int, result: npt.NDArray[Any]) -> I
     return split(box, (thickness, *box.shape[1:]), box.start)
 
 
-def _finer(box: Box, factors: Triple, shape: tuple[int, ...]) -> Box:
+def _finer(box: Box, factors: Triple, shape: Triple) -> Box:
     start = tuple(a * f for a, f in zip(box.start, factors, strict=True))
-    stop = tuple(min(b * f, n) for b, f, n in zip(box.stop, factors, shape[-3:], strict=True))
+    stop = tuple(min(b * f, n) for b, f, n in zip(box.stop, factors, shape, strict=True))
     return Box(cast("Triple", start), cast("Triple", stop))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import logging
 import math
 import re
@@ -14,10 +16,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from orthoflow.errors import BadInput
+from orthoflow.stores.answers import refusals
 from orthoflow.stores.formats import Stored, check_limits, no_inner_arrays
 from orthoflow.stores.objects import list_names
 from orthoflow.stores.units import length_unit
-from orthoflow.stores.urls import refusals
 from orthoflow.stores.zarr_nodes import as_array
 
 if TYPE_CHECKING:
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import tifffile
 
+    from orthoflow.stores.formats import Reading
     from orthoflow.stores.urls import Location
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+# Compressions whose bytes hold a checksum of their own.
+_CHECKED = {"deflate", "adobe_deflate", "lzma"}
 _KNOWN = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 
 
@@ -65,7 +70,11 @@ class TiffFormat:
         return Stored(shape, dtype, axes, chunks, scale, (0.0,) * len(order), units)
 
     def read(
-        self, place: Location, array: str, index: tuple[slice, ...]
+        self,
+        place: Location,
+        array: str,
+        index: tuple[slice, ...],
+        reading: Reading,  # noqa: ARG002 - a file is there or not
     ) -> npt.NDArray[np.generic]:
         """Voxels of `index`; only the pages (tiles, where there are any) that hold them."""
         with _open(place) as file:
@@ -76,6 +85,7 @@ class TiffFormat:
         with _open(place) as file:
             series = _series(file, "")
             compression = series.keyframe.compression
+            codec = str(getattr(compression, "name", compression)).lower()
             return {
                 "format": "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff",
                 "images": len(file.series),
@@ -86,7 +96,8 @@ class TiffFormat:
                         "dtype": np.dtype(series.dtype).name,
                         "chunks": list(_chunks(series)),
                         "shards": None,
-                        "codecs": [str(getattr(compression, "name", compression)).lower()],
+                        "codecs": [codec],
+                        "checksum": codec in _CHECKED,
                         "bytes": math.prod(series.shape) * series.dtype.itemsize,
                     }
                 ],
@@ -110,16 +121,31 @@ class TiffFolder:
             page = _only_page(file, place.child(names[0]))
             shape, dtype = (len(names), *page.shape), np.dtype(page.dtype)
         check_limits(shape, (1, *shape[1:]), dtype.itemsize, str(place))
-        return Stored(shape, dtype, "zyxc" if len(shape) == 4 else None, (1, *shape[1:]))
+        axes = "zyxc" if len(shape) == 4 else None
+        document = {"shape": shape, "dtype": dtype.str, "names": _digest(names)}
+        return Stored(shape, dtype, axes, (1, *shape[1:]), document=json.dumps(document))
 
     def read(
-        self, place: Location, array: str, index: tuple[slice, ...]
+        self,
+        place: Location,
+        array: str,
+        index: tuple[slice, ...],
+        reading: Reading,
     ) -> npt.NDArray[np.generic]:
         """Voxels of `index`; each plane's file is read once and checked against the first."""
-        facts = self.inspect(place, array)
-        names = plane_names(place)[index[0]]
-        planes = [self._plane(place.child(name), facts)[index[1:]] for name in names]
-        return np.stack(planes) if planes else np.empty((0, *facts.shape[1:]), facts.dtype)
+        known = json.loads(reading.document or self.inspect(place, array).document)
+        shape, dtype = tuple(known["shape"]), np.dtype(known["dtype"])
+        names = plane_names(place)
+        if _digest(names) != known["names"]:
+            # One plane less would move all that follow.
+            raise BadInput(
+                f"the planes in {place} changed since they were counted: {shape[0]} then, "
+                f"{len(names)} now; start again"
+            )
+        planes = [
+            self._plane(place.child(name), shape[1:], dtype)[index[1:]] for name in names[index[0]]
+        ]
+        return np.stack(planes) if planes else np.empty((0, *shape[1:]), dtype)
 
     def summarize(self, place: Location) -> dict[str, Any]:
         """Number of planes and their shape."""
@@ -131,19 +157,26 @@ class TiffFolder:
             "chunks": list(facts.chunks or ()),
             "shards": None,
             "codecs": [],
+            "checksum": False,
             "bytes": math.prod(facts.shape) * facts.dtype.itemsize,
         }
         return {"format": "folder of tiff planes", "images": facts.shape[0], "levels": [level]}
 
-    def _plane(self, place: Location, facts: Stored) -> npt.NDArray[np.generic]:
+    def _plane(
+        self, place: Location, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> npt.NDArray[np.generic]:
         with _open(place) as file:
             page = _only_page(file, place)
-            if page.shape != facts.shape[1:] or page.dtype != facts.dtype:
+            if page.shape != shape or page.dtype != dtype:
                 raise BadInput(
                     f"plane {place} has shape {page.shape} {page.dtype}, the first plane of the "
-                    f"folder {facts.shape[1:]} {facts.dtype}; all planes must agree"
+                    f"folder {shape} {dtype}; all planes must agree"
                 )
             return page.asarray(maxworkers=1)
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.blake2b("\0".join(names).encode(), digest_size=16).hexdigest()
 
 
 def plane_names(place: Location) -> list[str]:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import ipaddress
 import os
 import posixpath
 import re
-import sys
 import tempfile
 import uuid
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from orthoflow.errors import BadInput, StoreRefused
+from orthoflow.stores.answers import answers, refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zarr.abc.store import Store
 
 Options = tuple[tuple[str, str], ...]
@@ -44,15 +40,17 @@ PROTOCOLS = {
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
 _FLAGS = ("anon", "requester_pays")
-_PUBLIC_OPTIONS = (
-    *_FLAGS,
-    "endpoint_url",
-    "region",
-    "profile",
-    "project",
-    "account_name",
-    "account_host",
-)
+_TIMEOUTS = {"connect_timeout": "10", "read_timeout": "30"}
+"""Seconds after which a silent S3 store is asked again, unless the options say otherwise."""
+_TIMEOUT_LIMIT = 3600
+# One list of options serves input and output, which may lie in stores of different kinds: each
+# takes its own.
+_OPTIONS_OF = {
+    "s3": (*_FLAGS, "endpoint_url", "region", "profile", *_TIMEOUTS),
+    "gs": (*_FLAGS, "endpoint_url", "project"),
+    "abfs": ("anon", "account_name", "account_host"),
+}
+_PUBLIC_OPTIONS = tuple(dict.fromkeys(name for names in _OPTIONS_OF.values() for name in names))
 _SECRET_OPTION = re.compile(r"key|secret|token|password|credential|connection_string|sas", re.I)
 _SECRET_QUERY = re.compile(
     r"^(x-amz-.*|x-goog-.*|x-ms-.*|sig|signature|.*key.*|.*token.*|.*secret.*|.*password.*"
@@ -60,7 +58,6 @@ _SECRET_QUERY = re.compile(
     re.I,
 )
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_REFUSED_ERRNO = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 _METADATA_HOSTS = {"metadata.google.internal", "metadata"}
 
 
@@ -114,6 +111,7 @@ class Location:
             # Another process may have written since: a listing is never served from memory.
             keywords["use_listings_cache"] = False
         fs, path = fsspec.core.url_to_fs(self.url, **keywords)
+        _try_once(fs)
         return fs, str(path)
 
     def zarr_store(self, *, read_only: bool = True) -> Store:
@@ -122,17 +120,28 @@ class Location:
 
         if self.is_local:
             return LocalStore(self.url, read_only=read_only)
-        return FsspecStore.from_url(self.url, storage_options=self.keywords(), read_only=read_only)
+        store = FsspecStore.from_url(self.url, storage_options=self.keywords(), read_only=read_only)
+        _try_once(store.fs)
+        return store
 
     def keywords(self) -> dict[str, Any]:
         """Public options as the arguments of the fsspec file system."""
+        known = _OPTIONS_OF.get(self.protocol, ())
         keywords: dict[str, Any] = {
-            name: value == "true" if name in _FLAGS else value for name, value in self.options
+            name: value == "true" if name in _FLAGS else value
+            for name, value in self.options
+            if name in known
         }
-        if "region" in keywords:
-            keywords["client_kwargs"] = {"region_name": keywords.pop("region")}
         if self.protocol == "gs" and keywords.pop("anon", False):
             keywords["token"] = "anon"
+        if self.protocol == "s3":
+            if "region" in keywords:
+                keywords["client_kwargs"] = {"region_name": keywords.pop("region")}
+            keywords["config_kwargs"] = {
+                name: float(keywords.pop(name, default)) for name, default in _TIMEOUTS.items()
+            }
+            # With more, s3fs asks for the size of every object (a HEAD) before it reads it.
+            keywords["max_concurrency"] = 1
         return keywords
 
     def _parts(self) -> tuple[str, str]:
@@ -198,6 +207,8 @@ def public_options(options: Mapping[str, object] | Options | None) -> Options:
             raise BadInput(f"storage option {name}={text!r} must be true or false")
         if name == "endpoint_url" and _credentials_in(text):
             raise BadInput("storage option endpoint_url holds credentials; use the environment")
+        if name in _TIMEOUTS:
+            _check_timeout(name, text)
         checked.append((name, text))
     return tuple(sorted(checked))
 
@@ -268,71 +279,6 @@ def require_writable(place: Location) -> None:
         raise BadInput(f"output {place} is read only over {place.protocol}; use a path or s3://")
 
 
-@contextmanager
-def refusals(place: Location, doing: str) -> Iterator[None]:
-    """Turn every library's way of saying "not allowed" or "no space" into StoreRefused."""
-    try:
-        yield
-    except StoreRefused:
-        raise
-    except OSError as error:
-        if not isinstance(error, PermissionError) and error.errno not in _REFUSED_ERRNO:
-            raise
-        raise StoreRefused(_refused(place, doing, error)) from error
-    except _credential_errors() as error:
-        raise StoreRefused(_refused(place, doing, error)) from error
-
-
-@contextmanager
-def answers(place: Location) -> Iterator[None]:
-    """Turn "cannot connect" into StoreRefused; for what a user waits for, not for retried work."""
-    try:
-        yield
-    except (StoreRefused, FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise
-    except _network_errors() as error:
-        raise StoreRefused(f"{place} does not answer: {_first_line(error)}") from error
-
-
-def _refused(place: Location, doing: str, error: BaseException) -> str:
-    remedy = (
-        "check permissions and free space"
-        if place.is_local
-        else "check the credentials of the environment or profile"
-    )
-    return f"cannot {doing} {place}: {_first_line(error)}; {remedy}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:300] or type(error).__name__
-
-
-def _credential_errors() -> tuple[type[Exception], ...]:
-    # Only libraries that are loaded can have raised; none is imported to find out.
-    return _loaded(
-        ("botocore.exceptions", "NoCredentialsError"),
-        ("botocore.exceptions", "PartialCredentialsError"),
-        ("botocore.exceptions", "ProfileNotFound"),
-        ("google.auth.exceptions", "GoogleAuthError"),
-        ("azure.core.exceptions", "ClientAuthenticationError"),
-    )
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    remote = _loaded(
-        ("botocore.exceptions", "HTTPClientError"),
-        ("botocore.exceptions", "EndpointConnectionError"),
-        ("aiohttp.client_exceptions", "ClientError"),
-    )
-    return (ConnectionError, TimeoutError, *remote)
-
-
-def _loaded(*names: tuple[str, str]) -> tuple[type[Exception], ...]:
-    return tuple(
-        getattr(sys.modules[module], name) for module, name in names if module in sys.modules
-    )
-
-
 def _absolute(path: str) -> str:
     return str(Path(os.path.abspath(os.path.expanduser(path))))
 
@@ -379,6 +325,25 @@ def _check_host(url: str, shown: str) -> None:
         link_local = host in _METADATA_HOSTS
     if link_local:
         raise BadInput(f"url {shown} points to a machine's own metadata service, not to a volume")
+
+
+def _check_timeout(name: str, text: str) -> None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _TIMEOUT_LIMIT:
+        raise BadInput(
+            f"storage option {name}={text!r} is no number of seconds above 0 and up to "
+            f"{_TIMEOUT_LIMIT}; leave it out for {_TIMEOUTS[name]}"
+        )
+
+
+def _try_once(fs: Any) -> None:
+    # The client below s3fs tries five times by itself (AWS_MAX_ATTEMPTS). s3fs would repeat that
+    # five times for each call and again for each body: 125 timeouts for one hung connection.
+    if hasattr(fs, "call_s3"):
+        fs.retries = 1
 
 
 def _refused_option(name: str) -> str:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from orthoflow.errors import BadInput, BlockFailed, StoreRefused
+from orthoflow.errors import BadInput, BlockFailed, BlockImpossible
 from orthoflow.geometry.facts import VolumeFacts
+from orthoflow.stores.answers import first_line, is_absence, refusals
+from orthoflow.stores.formats import DECODER_ERRORS, Reading, is_damage
 from orthoflow.stores.npy_volumes import NpyFormat
 from orthoflow.stores.objects import read_object
+from orthoflow.stores.patience import patiently
 from orthoflow.stores.tiff_volumes import TiffFolder, TiffFormat, is_tiff, plane_names
 from orthoflow.stores.units import METRES, require_length_unit, require_voxel_size
-from orthoflow.stores.urls import Location, answers, locate
+from orthoflow.stores.urls import Location, locate
 from orthoflow.stores.zarr_nodes import read_node
 from orthoflow.stores.zarr_volumes import ZarrFormat
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
     from orthoflow.stores.urls import Options
 
 Kind = Literal["zarr", "tiff", "tiff_folder", "npy"]
+Missing = Literal["fail", "fill"]
+T = TypeVar("T")
+
+START_PATIENCE = 5.0
+"""Seconds for which a store is asked again before there is anything to lose."""
 
 FORMATS: dict[Kind, Format] = {
     "zarr": ZarrFormat(),
@@ -64,6 +72,10 @@ class VolumeRef:
     channel: int | None = None
     """None for all channels."""
     storage_options: Options = ()
+    missing: Missing = "fail"
+    """What a chunk that is not stored means: a failure, or the fill value."""
+    document: str = field(default="", repr=False)
+    """Metadata of the array as JSON, so that a box is read without another look at it."""
 
     @property
     def place(self) -> Location:
@@ -84,6 +96,7 @@ def find_volume(  # noqa: PLR0913 - each is one wish about one input
     channel: int | None = None,
     storage_options: Mapping[str, object] | Options | None = None,
     labels: bool = False,
+    missing: str = "fail",
 ) -> VolumeRef:
     """Find the volume at `url`; only metadata is read.
 
@@ -103,6 +116,9 @@ def find_volume(  # noqa: PLR0913 - each is one wish about one input
         Public options of the store; credentials belong in the environment.
     labels
         Whether the voxels are object numbers, so that 64-bit integers are welcome.
+    missing
+        "fail" where every chunk has to be stored, "fill" where empty ones may have been left out
+        (of orthoflow's own outputs it is known that they are).
 
     Raises
     ------
@@ -111,12 +127,19 @@ def find_volume(  # noqa: PLR0913 - each is one wish about one input
     StoreRefused
         When the store wants other credentials or does not answer.
     """
-    place = locate(url, storage_options)
-    with answers(place):
-        kind = _kind(place)
-        place, inner = FORMATS[kind].find(place, array, level)
-        stored = FORMATS[kind].inspect(place, inner)
-    ref = VolumeRef(place.url, kind, inner, "", storage_options=place.options)
+    if missing not in {"fail", "fill"}:
+        raise BadInput(f"missing {missing!r} is neither fail nor fill")
+
+    def look() -> tuple[VolumeRef, Stored]:
+        kind = _kind(asked)
+        place, inner = FORMATS[kind].find(asked, array, level)
+        ref = VolumeRef(place.url, kind, inner, "", storage_options=place.options)
+        return ref, FORMATS[kind].inspect(place, inner)
+
+    asked = locate(url, storage_options)
+    ref, stored = _at_start(asked, look)
+    absent: Missing = "fill" if missing == "fill" or stored.sparse else "fail"
+    ref = replace(ref, missing=absent, document=stored.document)
     ref = replace(ref, axes=_axes(ref, stored, axes))
     _check_dtype(ref, stored.dtype, LABEL_DTYPES if labels else IMAGE_DTYPES)
     for axis, size in zip(ref.axes, stored.shape, strict=True):
@@ -145,8 +168,8 @@ def describe(
     unit
         Unit of the voxel size, in place of what the file states.
     """
-    with answers(ref.place):
-        stored = FORMATS[ref.kind].inspect(ref.place, ref.array)
+    place = ref.place
+    stored = _at_start(place, lambda: FORMATS[ref.kind].inspect(place, ref.array))
     sizes = dict(zip(ref.axes, stored.shape, strict=True))
     channels = 1 if ref.channel is not None else sizes.get("c", 1)
     size, translation, stated_unit = _calibration(ref, stored)
@@ -167,13 +190,27 @@ def describe(
     )
 
 
-def read_box(ref: VolumeRef, box: Box) -> npt.NDArray[Any]:
+def read_box(ref: VolumeRef, box: Box, *, filled: list[str] | None = None) -> npt.NDArray[Any]:
     """Voxels of `box` as (c, z, y, x): native byte order, C-contiguous, chunks read once.
+
+    Parameters
+    ----------
+    ref
+        From `find_volume`; with its document no metadata is asked for.
+    box
+        Part of the volume.
+    filled
+        Receives the keys of chunks that are not stored and were read as the fill value.
 
     Raises
     ------
+    BlockImpossible
+        When a chunk or file is not stored, and it was not said that such are empty.
     BlockFailed
-        When stored bytes cannot be decoded; the message names the box.
+        When stored bytes cannot be decoded; the message names the chunk or the box.
+    StoreRefused
+        When the store wants other credentials. Errors that may pass are raised as they come: see
+        `stores.patience`.
     """
     if min(box.start) < 0:
         raise BadInput(f"box {box} starts before {ref}")
@@ -186,10 +223,11 @@ def read_box(ref: VolumeRef, box: Box) -> npt.NDArray[Any]:
     time, channel = ref.time or 0, ref.channel
     spans["t"] = slice(time, time + 1)
     spans["c"] = slice(None) if channel is None else slice(channel, channel + 1)
-    with _decoding(ref, box):
-        values = FORMATS[ref.kind].read(
-            ref.place, ref.array, tuple(spans[axis] for axis in ref.axes)
-        )
+    index = tuple(spans[axis] for axis in ref.axes)
+    reading = Reading(ref.document, ref.missing == "fill", [] if filled is None else filled)
+    place = ref.place
+    with refusals(place, "read"), _failures(ref, box):
+        values = FORMATS[ref.kind].read(place, ref.array, index, reading)
     values = _to_czyx(values, ref.axes)
     if values.shape[1:] != box.shape:
         raise BadInput(f"box {box} reaches beyond {ref}, which ends within {values.shape[1:]}")
@@ -201,14 +239,19 @@ def summarize(
 ) -> dict[str, Any]:
     """What is stored at `url`, JSON-able: kind, axes, levels, dtype, codecs, channels, labels."""
     place = locate(url, storage_options)
-    with answers(place):
+
+    def look() -> dict[str, Any]:
         kind = _kind(place)
         facts = {"url": str(place), "kind": kind, **FORMATS[kind].summarize(place)}
-        levels = facts["levels"]
-        if levels:
-            facts = {**facts, **_summary_of_first(place, kind)}
-        facts["bytes"] = sum(level["bytes"] for level in levels)
-    return facts
+        return {**facts, **_summary_of_first(place, kind)} if facts["levels"] else facts
+
+    facts = _at_start(place, look)
+    return {**facts, "bytes": sum(level["bytes"] for level in facts["levels"])}
+
+
+def _at_start(place: Location, look: Callable[[], T]) -> T:
+    """What is found at a place; someone waits, so a store that does not answer is said soon."""
+    return patiently(look, seconds=START_PATIENCE, doing=f"look at {place}")
 
 
 def _summary_of_first(place: Location, kind: Kind) -> dict[str, Any]:
@@ -349,11 +392,17 @@ def _to_czyx(values: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
 
 
 @contextmanager
-def _decoding(ref: VolumeRef, box: Box) -> Iterator[None]:
+def _failures(ref: VolumeRef, box: Box) -> Iterator[None]:
+    """What is wrong with a volume that was found is a failure of the block that reads it."""
     try:
         yield
-    except (BadInput, StoreRefused):
-        raise
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise BlockFailed(f"voxels {box} of {ref} cannot be decoded: {reason}") from error
+    except BadInput as error:
+        raise BlockImpossible(str(error)) from error
+    except DECODER_ERRORS as error:
+        if is_absence(error):
+            raise BlockImpossible(f"voxels {box} of {ref} are gone: {first_line(error)}") from error
+        if not is_damage(error):
+            raise
+        raise BlockFailed(
+            f"voxels {box} of {ref} cannot be decoded: {first_line(error)}"
+        ) from error

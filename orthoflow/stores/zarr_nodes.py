@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from orthoflow.stores.urls import Location
 
 _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
+# Of a document nothing else is needed to read voxels; attributes may be megabytes.
+_UNNEEDED = {"attributes", "consolidated_metadata"}
+# Steps whose bytes hold a checksum of their own. zstd's is optional; blosc and lz4 have none.
+_CHECKED = {
+    *("crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3"),
+    *("gzip", "zlib", "bz2", "lzma"),
+}
 _MAX_AXES = 16
 _MAX_CHUNKS_IN_SHARD = 2**24
 
@@ -56,6 +64,8 @@ class Layout:
     """Dimension names, where stated."""
     index_at_end: bool = True
     """Where a shard keeps its index."""
+    checksum: bool = False
+    """Whether a changed bit in a chunk is noticed."""
 
 
 def read_node(place: Location) -> Node | None:
@@ -76,6 +86,18 @@ def read_node(place: Location) -> Node | None:
     if refused is not None:
         raise refused
     return None
+
+
+def document_of(node: Node) -> str:
+    """What `known_node` needs to make the node again without a look at its store."""
+    needed = {name: value for name, value in node.document.items() if name not in _UNNEEDED}
+    return json.dumps(needed, separators=(",", ":"))
+
+
+def known_node(place: Location, document: str) -> Node:
+    """The array node that `document_of` described; it has no attributes."""
+    content = json.loads(document)
+    return Node(place, content["zarr_format"], "array", content, {})
 
 
 def layout_of(node: Node) -> Layout:
@@ -167,20 +189,29 @@ def _layout_v3(node: Node) -> Layout:
         tuple(str(codec["name"]) for codec in codecs),
         tuple(names) if names else None,
         at_end,
+        any(_is_checked(codec["name"], codec.get("configuration")) for codec in codecs),
     )
 
 
 def _layout_v2(node: Node) -> Layout:
     document = node.document
     steps = [*(document.get("filters") or ()), document.get("compressor")]
+    steps = [step for step in steps if step]
     return Layout(
         _integers(document["shape"]),
         _dtype(document["dtype"], node),
         _integers(document["chunks"]),
         None,
-        tuple(str(step["id"]) for step in steps if step),
+        tuple(str(step["id"]) for step in steps),
         tuple(node.attributes.get("_ARRAY_DIMENSIONS") or ()) or None,
+        checksum=any(_is_checked(step["id"], step) for step in steps),
     )
+
+
+def _is_checked(name: str, configuration: dict[str, Any] | None) -> bool:
+    """Whether a codec notices a changed bit; extensions are named like `numcodecs.zlib`."""
+    step = name.rpartition(".")[2]
+    return step in _CHECKED or (step == "zstd" and bool((configuration or {}).get("checksum")))
 
 
 def _check_shards(node: Node, layout: Layout) -> None:

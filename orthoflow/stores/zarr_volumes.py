@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orthoflow.errors import BadInput, StoreRefused
-from orthoflow.stores.formats import Stored
+from orthoflow.errors import BadInput, BlockFailed, StoreRefused
+from orthoflow.stores.answers import first_line
+from orthoflow.stores.formats import DECODER_ERRORS, Reading, Stored, is_damage
 from orthoflow.stores.guard import guarded_store
 from orthoflow.stores.multiscales import channel_names, label_names, read_multiscale
-from orthoflow.stores.zarr_nodes import as_array, child_nodes, layout_of, open_array, read_node
+from orthoflow.stores.zarr_nodes import (
+    as_array,
+    child_nodes,
+    document_of,
+    known_node,
+    layout_of,
+    open_array,
+    read_node,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,13 +28,16 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from orthoflow.stores.guard import GuardedStore
     from orthoflow.stores.multiscales import Multiscale
     from orthoflow.stores.urls import Location
-    from orthoflow.stores.zarr_nodes import Node
+    from orthoflow.stores.zarr_nodes import Layout, Node
 
 _SEARCH_DEPTH = 5
 """Groups in groups that are looked into: a plate holds row, column, field, level."""
 _LETTERS = set("tczyx")
+_OWN = "orthoflow"
+"""Attribute of the arrays that `stores.ome` makes, where empty chunks are not stored."""
 
 
 class ZarrFormat:
@@ -45,8 +59,16 @@ class ZarrFormat:
         """Facts of one array, with the calibration its group states for it."""
         node = _require(place, array)
         layout = layout_of(node)
-        open_array(node)  # unknown codecs and the like show here, before any work is planned
-        facts = Stored(layout.shape, layout.dtype, _named_axes(layout.names), layout.chunks)
+        # Unknown codecs and the like show here, before any work is planned.
+        open_array(node, store=guarded_store(node, layout, Reading()))
+        facts = Stored(
+            layout.shape,
+            layout.dtype,
+            _named_axes(layout.names),
+            layout.chunks,
+            document=document_of(node),
+            sparse=_OWN in node.attributes,
+        )
         image, level = _described_by(place, array)
         if image is None:
             return facts
@@ -56,17 +78,25 @@ class ZarrFormat:
                 f"{image.axes!r}; correct the metadata or pass the array's own url and --axes"
             )
         scale, translation = image.calibration(level)
-        return Stored(
-            layout.shape, layout.dtype, image.axes, layout.chunks, scale, translation, image.units
+        return replace(
+            facts, axes=image.axes, scale=scale, translation=translation, units=image.units
         )
 
     def read(
-        self, place: Location, array: str, index: tuple[slice, ...]
+        self, place: Location, array: str, index: tuple[slice, ...], reading: Reading
     ) -> npt.NDArray[np.generic]:
-        """Voxels of `index`; zarr fetches every chunk it touches once."""
-        node = _require(place, array)
+        """Voxels of `index`; zarr fetches every chunk it touches once, and no metadata."""
+        if reading.document:
+            node = known_node(place.child(array), reading.document)
+        else:
+            node = _require(place, array)
         layout = layout_of(node)
-        return as_array(open_array(node, store=guarded_store(node.place, layout))[index])
+        try:
+            return _values(node, guarded_store(node, layout, reading, index), index)
+        except DECODER_ERRORS as error:
+            if not is_damage(error):
+                raise
+            raise _first_damaged(node, layout, reading, index, error) from error
 
     def summarize(self, place: Location) -> dict[str, Any]:
         """Levels, codecs, channels and labels of an image, or the arrays of a group."""
@@ -98,6 +128,48 @@ class ZarrFormat:
             "channel_names": channel_names(node.attributes),
             "levels": levels,
         }
+
+
+def _values(node: Node, store: GuardedStore, index: tuple[slice, ...]) -> npt.NDArray[np.generic]:
+    try:
+        return as_array(open_array(node, store=store)[index])
+    except ExceptionGroup as group:
+        # Ranges of one shard are read side by side, and fail side by side.
+        first: Exception = group
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        raise first from first.__cause__
+
+
+def _first_damaged(
+    node: Node, layout: Layout, reading: Reading, index: tuple[slice, ...], error: Exception
+) -> BlockFailed:
+    """The failure that names the chunk: read one by one, the first that cannot be decoded."""
+    for part in _chunks_of(layout, index):
+        store = guarded_store(node, layout, reading, part)
+        try:
+            _values(node, store, part)
+        except DECODER_ERRORS as found:
+            if not is_damage(found):
+                raise
+            return BlockFailed(
+                f"chunk {', '.join(store.keys)} of {node.place} cannot be decoded: "
+                f"{first_line(found)}; store it again"
+            )
+    return BlockFailed(
+        f"a chunk of {node.place} could not be decoded at first ({first_line(error)}), but when "
+        "read again; its store or network is not reliable"
+    )
+
+
+def _chunks_of(layout: Layout, index: tuple[slice, ...]) -> Iterator[tuple[slice, ...]]:
+    """What `index` wants of each chunk that it touches."""
+    axes = []
+    for span, size, chunk in zip(index, layout.shape, layout.chunks, strict=True):
+        start, stop, _ = span.indices(size)
+        firsts = range(start - start % chunk, stop, chunk)
+        axes.append([slice(max(start, one), min(stop, one + chunk)) for one in firsts])
+    return itertools.product(*axes)
 
 
 def _require(place: Location, array: str) -> Node:
@@ -199,6 +271,7 @@ def _array_facts(node: Node, path: str) -> dict[str, Any]:
         "chunks": list(layout.chunks),
         "shards": list(layout.shards) if layout.shards else None,
         "codecs": list(layout.codecs),
+        "checksum": layout.checksum,
         "bytes": math.prod(layout.shape) * layout.dtype.itemsize,
     }
 

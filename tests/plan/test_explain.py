@@ -103,3 +103,20 @@ def test_seconds_need_a_speed():
     assert make().to_dict()["seconds"] is None
     plan = make(Card("a", outputs=2, tile=(256, 256), speed=1e6))
     assert plan.to_dict()["seconds"] == pytest.approx(costs.total_work(plan).network_pixels / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "said"),
+    [
+        (1, None),
+        (2, "2 jobs of 32 parts each"),
+        (5, "5 jobs of 12 to 13 parts each"),
+        (99, "35 of 99 jobs get no part: they have nothing to do"),
+    ],
+)
+def test_the_text_tells_what_jobs_get(jobs, said):
+    facts = VolumeFacts("v", (64, 64, 64), "uint8")
+    card = Card("free", outputs=2, divisor=16)
+    options = {"chunk": 16, "block": 16, "part": 1, "num_parts": jobs}
+    text = str(plan_run(facts, card, Options.from_mapping(options)))
+    assert said in text if said else "jobs" not in text

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from orthoflow.geometry.facts import VolumeFacts
 from orthoflow.geometry.tiling import Tiling
 from orthoflow.models.card import Card
 from orthoflow.options import Options
-from orthoflow.plan import costs, plan_run
+from orthoflow.plan import costs, order, plan_run
 from orthoflow.plan.census import census
 from tests import oracles
 
@@ -127,12 +127,14 @@ def test_total_work_is_the_sum_over_the_blocks(plan):
             box = plan.input_box(part, block)
             if box is not None:
                 work["bytes"] += bytes_of_chunks(plan.facts, box)
+                work["chunks"] += len(list(chunks_of(plan.facts, box)))
             peak = max(peak, bytes_held(plan, part, block))
     found = costs.total_work(plan)
     assert found.patches == work["patches"]
     assert found.tiles == work["tiles"]
     assert found.network_pixels == work["pixels"]
     assert found.bytes_read == work["bytes"]
+    assert found.chunks_read == work["chunks"]
     assert found.peak_bytes == peak + costs.fixed_bytes(plan)
 
 
@@ -144,7 +146,7 @@ def bytes_held(plan, part, block):
         return 0
     boxes = [plan.sums_box(part, o, shares[o.name]) for o in plan.orientations]
     sums = 4 * plan.channels * sum(box.voxels for box in boxes if box is not None)
-    inputs = costs.input_bytes(plan, plan.read_box(working), working)
+    inputs = costs.input_bytes(plan, plan.read_box(working).shape, working.shape)
     results = block.voxels * sum(max(1, array.classes) for array in plan.output.arrays)
     return inputs + sums + results
 
@@ -153,15 +155,18 @@ def bytes_of_chunks(facts, box):
     """Bytes of the chunks that hold a voxel of the box, chunk by chunk."""
     if facts.chunks is None:
         return box.voxels * 2
-    total = 0
-    for number in np.ndindex(*(-(-n // c) for n, c in zip(facts.shape, facts.chunks, strict=True))):
-        start = tuple(i * c for i, c in zip(number, facts.chunks, strict=True))
-        stop = tuple(
-            min(a + c, n) for a, c, n in zip(start, facts.chunks, facts.shape, strict=True)
+    return sum(2 * math.prod(b - a for a, b in chunk) for chunk in chunks_of(facts, box))
+
+
+def chunks_of(facts, box):
+    """Spans of the chunks that hold a voxel of the box; without chunks the volume is one."""
+    along = [
+        [(a, min(a + c, n)) for a in range(0, n, c) if a < hi and lo < min(a + c, n)]
+        for n, c, lo, hi in zip(
+            facts.shape, facts.chunks or facts.shape, box.start, box.stop, strict=True
         )
-        chunk = Box(start, stop)
-        total += chunk.voxels * 2 * (chunk.intersect(box) is not None)
-    return total
+    ]
+    return itertools.product(*along)
 
 
 def test_whole_planes_are_shared_evenly_among_blocks():
@@ -169,9 +174,8 @@ def test_whole_planes_are_shared_evenly_among_blocks():
     card = Card("free", outputs=2, divisor=16)
     plan = plan_run(facts, card, Options(chunk=(64,), block=(64, 256, 256), part=(1, 2, 2)))
     part = next(plan.parts())
-    pixels = [sum(way.pixels for way in block.ways) for block in census(plan)]
-    assert len(part.blocks) == len(pixels)
-    assert len(pixels) == 4
+    pixels = {sum(way.pixels for way in alike.ways) for alike in census(plan)}
+    assert len(part.blocks) == sum(alike.blocks for alike in census(plan)) == 4
     assert max(pixels) <= 1.1 * min(pixels)
 
 
@@ -213,3 +217,68 @@ def test_a_median_needs_the_planes_beside_the_block():
     plan = plan_run(facts, CARDS["free"], Options(median=5))
     needs = [str(plan.need(Box((1, 10, 20), (9, 19, 39)), o)) for o in plan.orientations]
     assert needs == ["0:11,10:19,20:39", "1:9,8:21,20:39", "1:9,10:19,18:40"]
+
+
+@settings(max_examples=60)
+@given(plans(), st.integers(1, 9))
+def test_the_shares_of_all_jobs_are_the_parts_in_their_order(plan, jobs):
+    whole = list(plan.parts())
+    shares = [list(plan.parts((jobs, job))) for job in range(jobs)]
+    assert [part for share in shares for part in share] == whole
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for job, share in enumerate(shares):
+        assert plan.share_blocks((jobs, job)) == sum(len(part.blocks) for part in share)
+
+
+@settings(max_examples=60)
+@given(plans(), st.data())
+def test_what_is_left_of_a_part_are_the_blocks_that_are_not_done(plan, data):
+    for part in itertools.islice(plan.parts(), 3):
+        done = set(data.draw(st.lists(st.sampled_from(part.blocks))))
+        pieces = list(plan.unfinished(part, {plan.block_number(block) for block in done}))
+        left = [block for piece in pieces for block in piece.blocks]
+        assert len(left) == len(set(left))
+        assert set(left) == set(part.blocks) - done
+        for piece in pieces:
+            assert piece == plan.part_of(piece.blocks)
+        if not done:
+            assert pieces == [part]
+
+
+@settings(max_examples=60)
+@given(plans())
+def test_blocks_have_numbers_and_can_stand_alone(plan):
+    """Also those of a region: its corner is block 0,0,0."""
+    blocks = list(plan.blocks())
+    numbers = [plan.block_number(block) for block in blocks]
+    assert sorted(numbers) == list(itertools.product(*map(range, plan.block_grid)))
+    for block, number in zip(blocks, numbers, strict=True):
+        alone = plan.part_alone(block)
+        assert (alone.box, alone.blocks) == (block, (block,))
+        start = zip(plan.region.start, number, plan.block, strict=True)
+        assert block.start == tuple(origin + n * side for origin, n, side in start)
+
+
+def test_a_plan_of_a_million_blocks_is_walked_nowhere(monkeypatch):
+    """Its first part, a job's share far behind and the size of that share are found at once."""
+    facts = VolumeFacts("huge", (102_400,) * 3, "uint8", chunks=(128, 128, 128))
+    plan = plan_run(facts, CARDS["free"], Options(block=(1024,), part=(1,)))
+    assert plan.part_count == 10**6
+    halved, halves = [], order.halves
+    monkeypatch.setattr(order, "halves", lambda box: halved.append(box) or halves(box))
+    first = next(plan.parts())
+    assert str(first.box) == "0:1024,0:1024,0:1024"
+    assert len(next(plan.parts((64, 63))).blocks) == 1
+    assert plan.share_blocks((64, 63)) == 10**6 - 10**6 * 63 // 64
+    assert len(halved) < 200
+    assert len(pickle.dumps(first)) < 300
+
+
+@pytest.mark.parametrize("jobs", [2, 5, 64, 216, 500])
+def test_there_is_a_part_for_every_job_while_there_are_blocks(jobs):
+    facts = VolumeFacts("v", (96, 96, 96), "uint8")
+    plan = plan_run(facts, CARDS["free"], Options(chunk=(16,), block=(16,), num_parts=jobs))
+    assert plan.block_count == 216
+    assert plan.part_count >= min(jobs, 216)
+    alone = plan_run(facts, CARDS["free"], Options(chunk=(16,), block=(16,)))
+    assert alone.part_count <= plan.part_count

@@ -90,8 +90,9 @@ def test_leading_axes_are_kept():
 def output(url, shape, *, version="0.5", classes=0, kind="labels", dtype="uint8", shard=16):
     levels = pyramid_levels(shape, (3, 1, 1), (8, 8, 8), (shard,) * 3)
     array = ArraySpec("labels/a" if kind == "labels" else "a", kind, dtype, classes, levels)
-    create_output(url, OutputSpec((array,), version, None, None, (0.0, 0.0, 0.0), 1), {})
-    return array
+    spec = OutputSpec((array,), version, None, None, (0.0, 0.0, 0.0), 1)
+    create_output(url, spec, {"fingerprint": "ab"})
+    return spec
 
 
 @pytest.mark.parametrize("kind", ["labels", "image"])
@@ -99,35 +100,37 @@ def output(url, shape, *, version="0.5", classes=0, kind="labels", dtype="uint8"
 @pytest.mark.parametrize("classes", [0, 2])
 def test_levels_built_box_by_box_equal_the_reduced_volume(tmp_path, kind, version, shard, classes):
     shape = (13, 37, 22)
-    array = output(
+    spec = output(
         tmp_path / "o.zarr", shape, version=version, classes=classes, kind=kind, shard=shard
     )
+    array = spec.arrays[0]
     lead = (classes,) if classes else ()
     volume = np.random.default_rng(3).integers(0, 5, (*lead, *shape)).astype("uint8")
     for box in level_boxes(array.levels[0]):
-        write_box(tmp_path / "o.zarr", array.path, 0, box, volume[(..., *box.slices)])
+        write_box(tmp_path / "o.zarr", spec, array.path, 0, box, volume[(..., *box.slices)])
     assert len(array.levels) > 2
     reduce = reduce_labels if kind == "labels" else reduce_image
     expected = volume
     for number, (fine, coarse) in enumerate(itertools.pairwise(array.levels), 1):
         boxes = list(level_boxes(coarse))
         for box in reversed(boxes):
-            written = build_level_box(tmp_path / "o.zarr", array.path, number, box)
-            assert written == box.voxels * (classes or 1)
+            written = build_level_box(tmp_path / "o.zarr", spec, array.path, number, box)
+            assert written.nbytes == box.voxels * (classes or 1)
         steps = tuple(c // f for c, f in zip(coarse.factors, fine.factors, strict=True))
         expected = reduce(expected, steps)
         np.testing.assert_array_equal(read_level(tmp_path / "o.zarr", array.path, number), expected)
 
 
 def test_slabs_do_not_show(tmp_path, monkeypatch):
-    array = output(tmp_path / "o.zarr", (64, 20, 20), shard=32)
+    spec = output(tmp_path / "o.zarr", (64, 20, 20), shard=32)
+    array = spec.arrays[0]
     volume = np.random.default_rng(3).integers(0, 5, (64, 20, 20)).astype("uint8")
     for box in level_boxes(array.levels[0]):
-        write_box(tmp_path / "o.zarr", array.path, 0, box, volume[box.slices])
+        write_box(tmp_path / "o.zarr", spec, array.path, 0, box, volume[box.slices])
     monkeypatch.setattr("orthoflow.stores.pyramid._SLAB_BYTES", 1)
     for number, level in enumerate(array.levels[1:], 1):
         for box in level_boxes(level):
-            build_level_box(tmp_path / "o.zarr", array.path, number, box)
+            build_level_box(tmp_path / "o.zarr", spec, array.path, number, box)
     expected = reduce_labels(volume, array.levels[1].factors)
     np.testing.assert_array_equal(read_level(tmp_path / "o.zarr", array.path, 1), expected)
 
@@ -139,13 +142,26 @@ def test_the_boxes_of_a_level_are_its_shards():
     assert sum(box.voxels for box in boxes) == 20 * 40 * 40
 
 
-def test_level_zero_and_foreign_arrays_are_refused(tmp_path):
-    import zarr
+def test_levels_that_are_not_built_are_refused(tmp_path):
+    spec = output(tmp_path / "o.zarr", (9, 9, 9))
+    last = len(spec.arrays[0].levels) - 1
+    for path, level in (("labels/a", 0), ("labels/a", last + 1), ("labels/other", 1)):
+        with pytest.raises(BadInput, match=rf"level {level} of '{path}' .* start at 1 and end at"):
+            build_level_box(tmp_path / "o.zarr", spec, path, level, Box.whole((9, 9, 9)))
 
-    output(tmp_path / "o.zarr", (9, 9, 9))
-    with pytest.raises(BadInput, match="levels start at 1"):
-        build_level_box(tmp_path / "o.zarr", "labels/a", 0, Box.whole((9, 9, 9)))
-    for name in "01":
-        zarr.create_array(tmp_path / "f.zarr" / name, shape=(4, 4, 4), dtype="u1")
-    with pytest.raises(BadInput, match="not made by orthoflow"):
-        build_level_box(tmp_path / "f.zarr", "", 1, Box.whole((4, 4, 4)))
+
+@pytest.mark.s3
+def test_a_box_is_one_put_and_a_read_for_each_shard_below(faulty):
+    bucket, proxy = faulty
+    url = f"{bucket}/o.zarr"
+    spec = output(url, (16, 32, 32))
+    array = spec.arrays[0]
+    volume = np.random.default_rng(3).integers(1, 5, (16, 32, 32)).astype("uint8")
+    for box in level_boxes(array.levels[0]):
+        write_box(url, spec, array.path, 0, box, volume[box.slices])
+    box = Box.whole(array.levels[1].shape)
+    proxy.forget()
+    build_level_box(url, spec, array.path, 1, box)
+    asked = sorted((one.method, one.key.removeprefix("o.zarr/labels/a/")) for one in proxy.seen())
+    below = [("GET", f"0/c/0/{y}/{x}") for y in (0, 1) for x in (0, 1)]
+    assert asked == [*below, ("PUT", "1/c/0/0/0")]

@@ -14,6 +14,7 @@ from orthoflow.stores.urls import display_url, exists, is_inside, locate, probe_
 from orthoflow.stores.volumes import find_volume
 
 CANARY = "hunter2"
+CLIENT = {"config_kwargs": {"connect_timeout": 10.0, "read_timeout": 30.0}, "max_concurrency": 1}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_secret_options_are_refused(name):
 def test_options_are_checked_and_travel_as_text():
     place = locate("s3://b/a", {"endpoint_url": "http://127.0.0.1:9", "anon": True})
     assert place.options == (("anon", "true"), ("endpoint_url", "http://127.0.0.1:9"))
-    assert place.keywords() == {"anon": True, "endpoint_url": "http://127.0.0.1:9"}
+    assert place.keywords() == {"anon": True, "endpoint_url": "http://127.0.0.1:9", **CLIENT}
     for options in (
         {"unheard_of": 1},
         {"anon": "perhaps"},
@@ -107,8 +108,33 @@ def test_options_are_checked_and_travel_as_text():
             locate("s3://b/a", options)
         assert CANARY not in str(caught.value)
     assert locate("s3://b/a", {"region": "eu"}).keywords() == {
-        "client_kwargs": {"region_name": "eu"}
+        "client_kwargs": {"region_name": "eu"},
+        **CLIENT,
     }
+
+
+def test_timeouts_are_public_options_of_s3():
+    options = {"connect_timeout": 2, "read_timeout": "0.5"}
+    place = locate("s3://b/a", options)
+    assert place.options == (("connect_timeout", "2"), ("read_timeout", "0.5"))
+    assert place.keywords()["config_kwargs"] == {"connect_timeout": 2.0, "read_timeout": 0.5}
+    fs, _ = place.filesystem()
+    assert fs._prepare_config_kwargs() == {"connect_timeout": 2.0, "read_timeout": 0.5}
+    assert fs.retries == 1
+    for wrong in ("soon", "0", "-1", "nan", "inf", "3601", ""):
+        with pytest.raises(BadInput, match=r"option read_timeout=.* up to 3600; leave it out"):
+            locate("s3://b/a", {"read_timeout": wrong})
+
+
+def test_each_store_takes_its_own_options(monkeypatch):
+    """One list serves an input in one store and an output in another."""
+    monkeypatch.setattr(urls.importlib.util, "find_spec", lambda _: object())
+    every = {"region": "eu", "read_timeout": 5, "project": "p", "account_name": "n", "anon": True}
+    assert locate("memory://a", every).keywords() == {}
+    assert locate("https://host/a", every).keywords() == {}
+    assert locate("gs://b/a", every).keywords() == {"project": "p", "token": "anon"}
+    assert locate("az://c/a", every).keywords() == {"account_name": "n", "anon": True}
+    assert set(locate("s3://b/a", every).keywords()) == {"anon", "client_kwargs", *CLIENT}
 
 
 def test_no_secret_of_the_environment_is_in_a_ref(tmp_path, monkeypatch):

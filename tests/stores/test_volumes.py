@@ -14,7 +14,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orthoflow.errors import BadInput, BlockFailed
+from orthoflow.errors import BadInput, BlockFailed, BlockImpossible
 from orthoflow.geometry.box import Box
 from orthoflow.stores.volumes import describe, find_volume, read_box, summarize
 
@@ -415,7 +415,7 @@ class TestTiffFolder(VolumeContract):
         tifffile.imwrite(url / "plane10.tif", voxels(shape=(14, 12)))
         ref = find_volume(url)
         read_box(ref, Box((0, 0, 0), (2, 14, 11)))
-        with pytest.raises(BadInput, match=r"plane10\.tif has shape \(14, 12\)"):
+        with pytest.raises(BlockImpossible, match=r"plane10\.tif has shape \(14, 12\)"):
             read_box(ref, Box.whole(SHAPE))
 
     def test_files_of_many_pages_are_refused(self, tmp_path):
@@ -437,7 +437,14 @@ class TestTiffFolder(VolumeContract):
         read_box(ref, Box((2, 0, 0), (4, 14, 11)))
         assert opened.count("plane10.tif") == 1
         assert opened.count("plane11.tif") == 1
-        assert set(opened) == {"plane8.tif", "plane10.tif", "plane11.tif"}
+        assert set(opened) == {"plane10.tif", "plane11.tif"}
+
+    def test_planes_that_come_or_go_do_not_move_the_others(self, tmp_path):
+        url = Path(self.make(tmp_path, voxels()))
+        ref = find_volume(url)
+        (url / "plane9.tif").rename(url / "plane99.tif")
+        with pytest.raises(BlockImpossible, match="changed since they were counted: 5 then, 5 now"):
+            read_box(ref, Box((0, 0, 0), (1, 14, 11)))
 
 
 def test_colour_planes_become_channels(tmp_path):

@@ -1,0 +1,33 @@
+"""How the program ends: a code for each kind of failure, one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+from orthoflow.errors import BadInput, BlockFailed, RunInterrupted, StoreRefused
+
+EXIT_BAD_INPUT, EXIT_BLOCKS_FAILED, EXIT_STORE, EXIT_INTERRUPTED = 2, 3, 4, 5
+REMEDY = "see orthoflow {} --help"
+FORESEEN = (BadInput, BlockFailed, StoreRefused, RunInterrupted)
+
+_CODES = dict(
+    zip(
+        FORESEEN,
+        (EXIT_BAD_INPUT, EXIT_BLOCKS_FAILED, EXIT_STORE, EXIT_INTERRUPTED),
+        strict=True,
+    )
+)
+
+
+def code_of(error: Exception) -> int:
+    """The exit code of a foreseen error."""
+    return next(code for kind, code in _CODES.items() if isinstance(error, kind))
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End the program with one line on stderr."""
+    click.echo(f"orthoflow: {' '.join(message.split())}", err=True)
+    sys.exit(code)

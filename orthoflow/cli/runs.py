@@ -1,0 +1,99 @@
+"""Commands that segment: run, demo."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orthoflow.cli.exits import REMEDY
+from orthoflow.cli.reports import progress, report_lines, tell
+from orthoflow.cli.wishes import CONFIG, Grouped, given, job_of, three, with_wishes
+from orthoflow.errors import BadInput, RunInterrupted
+from orthoflow.options import Options
+
+
+@with_wishes()
+@click.command(cls=Grouped)
+@click.argument("volume", metavar="INPUT", required=False)
+@click.argument("target", metavar="OUTPUT", required=False)
+@click.option("--model", help="The network: a name, a folder, a URL.")
+@CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def run(
+    volume: str | None,
+    target: str | None,
+    config: str | None,
+    as_json: bool,
+    quiet: bool,
+    **wishes: Any,
+) -> None:
+    """Segment INPUT with a network and write OME-Zarr to OUTPUT.
+
+    \b
+    orthoflow run in.zarr out.zarr --model demo:semantic
+    orthoflow run --config job.yaml
+
+    A job file has the options' names as keys, and `input`, `target` and `model`.
+    """
+    paths, job = job_of(config, input=volume, target=target, model=wishes.pop("model"))
+    volume, target, model = (paths[name] for name in ("input", "target", "model"))
+    for name, value in {"input": volume, "output": target, "model": model}.items():
+        if value is None:
+            raise BadInput(f"{name} is missing; {REMEDY.format('run')}")
+    options = {**job, **given(wishes)}
+    checked = Options.from_mapping(options)
+
+    from orthoflow import cluster, pipeline  # noqa: PLC0415 - imports torch
+
+    if checked.cluster == "auto":
+        options["cluster"] = cluster.local_kind(checked, otherwise="processes")
+
+    try:
+        with progress(quiet=quiet) as show:
+            report = pipeline.run(volume, str(target), model=model, progress=show, **options)
+    except KeyboardInterrupt as error:
+        raise RunInterrupted(
+            "interrupted; what is done is kept: run the same command with --resume"
+        ) from error
+    tell(report, as_json=as_json)
+
+
+@click.command()
+@click.option("--out", "folder", default="demo", help="Folder for everything it makes.  [demo]")
+@click.option("--shape", default="96,256,256", help="Volume z,y,x.  [96,256,256]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the synthetic volume.  [0]")
+@click.option("--workers", type=int, help="Worker processes.  [one per core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def demo(folder: str, shape: str, seed: int, workers: int | None, as_json: bool) -> None:
+    """Segment a synthetic volume whose truth is known, and look at the result."""
+    from orthoflow.demo import run_demo  # noqa: PLC0415 - imports torch
+
+    with progress(quiet=False) as show:
+        result = run_demo(
+            Path(folder),
+            shape=three("shape", shape),
+            seed=seed,
+            workers=workers,
+            say=lambda text: click.echo(text, err=True),
+            progress=show,
+        )
+    if as_json:
+        click.echo(json.dumps({"scores": result.scores, "report": result.report}, indent=2))
+        return
+    click.echo("\n".join(report_lines(result.report)))
+    click.echo(f"\n{'':<12}{'Dice':>8}{'IoU':>8}   against the truth")
+    for name, both in result.scores.items():
+        click.echo(f"{name:<12}{both['dice']:>8.4f}{both['iou']:>8.4f}")
+    click.echo(
+        textwrap.dedent(f"""
+        look at    {result.picture}
+        next, for the numbers behind it:
+            orthoflow plan {result.volume} --model demo:semantic
+        and for a volume of your own:
+            orthoflow preview YOUR.zarr --model demo:semantic""")
+    )

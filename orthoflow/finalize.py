@@ -1,0 +1,141 @@
+"""The end of a run: pyramid and report, by whoever finds that every block is done."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from orthoflow import driver
+from orthoflow.cluster import connect
+from orthoflow.errors import BadInput, BlockFailed
+from orthoflow.job import Tally
+from orthoflow.levels import LevelJob
+from orthoflow.options import Options
+from orthoflow.records import Done, output_of, run_report
+from orthoflow.stores.locks import hold
+from orthoflow.stores.markers import list_failures, list_marker_names, read_markers
+from orthoflow.stores.ome import read_record, write_record
+from orthoflow.stores.urls import display_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from distributed import Client
+
+
+def finalize(
+    output: str | Path,
+    *,
+    client: Client | None = None,
+    progress: Callable[[driver.Progress], None] | None = None,
+    despite_failed: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Build the pyramid and write the report of an output whose blocks are all done.
+
+    A run does this by itself; so does the job that ends last where several share a run. By hand it
+    is needed where that job was killed, or where failed blocks are to stay holes.
+
+    Parameters
+    ----------
+    output : path or URL
+        What `run` wrote.
+    client : distributed.Client, optional
+        Where the work runs; by default threads of this process (option `cluster`).
+    progress : callable, optional
+        Called with a `driver.Progress` after every box.
+    despite_failed : bool
+        Leave the blocks that failed as holes, background on every level.
+    **options
+        Those of `run` that say where work runs, and `storage_option`.
+
+    Returns
+    -------
+    dict
+        The report.
+
+    Raises
+    ------
+    BadInput
+        If blocks are missing, with their number.
+    BlockFailed
+        If objects of blocks that are done are not there.
+    """
+    wishes = Options.from_mapping(options)
+    record = read_record(output, "run", wishes.storage_option)
+    done = done_blocks(output, record, wishes)
+    failed = failed_blocks(output, record, wishes)
+    left = done.total - done.count
+    if left > (len(failed) if despite_failed else 0):
+        remedy = "run the same command with --resume"
+        if failed:
+            remedy += f" ({len(failed)} failed: --retry-failed, or finalize --despite-failed)"
+        shown = display_url(str(output))
+        raise BadInput(f"output {shown}: {left} of {done.total} blocks are not done; {remedy}")
+    began = time.monotonic()
+    with (
+        hold(output, "finalize", storage_options=wishes.storage_option) as lock,
+        connect(wishes, client) as workers,
+    ):
+        drive = driver.Drive(workers, str(output), record, wishes, lock, progress or _silent)
+        report = complete(drive)
+        report |= {"failed": failed, "seconds": round(time.monotonic() - began, 3)}
+        write_record(output, "report", report, wishes.storage_option)
+    return report
+
+
+def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str, Any]:
+    """Check what others wrote, build the levels that are missing, sum up; the report is returned.
+
+    `own` is given where one driver made all blocks just now: then its sums are the report's.
+    """
+    storage, fingerprint = drive.options.storage_option, drive.fingerprint
+    tally = Tally()
+    if own is not None and own.skipped == 0:
+        tally.add(own.tally)
+    else:
+        tally = _tally_of_markers(drive.output, fingerprint, storage)
+    job = LevelJob(
+        drive.output, fingerprint, output_of(drive.record), storage, drive.options.patience
+    )
+    built = list_marker_names(drive.output, fingerprint, storage, kind="levels")
+    written, stored = driver.build_pyramid(drive, job, built)
+    tally.bytes_written += written
+    tally.stored += stored
+    return run_report(drive.record, tally, {}, drive.output, complete=True)
+
+
+def _silent(progress: driver.Progress) -> None:
+    del progress
+
+
+def _tally_of_markers(output: str | Path, fingerprint: str, storage: Any) -> Tally:
+    """What all blocks took, from their markers, after a look whether their objects are there."""
+    from orthoflow.stores.verify import check_listing  # noqa: PLC0415
+
+    tally, markers = Tally(), []
+    for name, marker in read_markers(output, fingerprint, storage):
+        if isinstance(marker, BadInput):
+            raise BlockFailed(f"marker {name}: {marker}; run orthoflow verify --requeue")
+        markers.append(marker)
+        tally.add(Tally.from_dict(marker.facts))
+    findings = check_listing(output, markers, storage)
+    if findings:
+        raise BlockFailed(
+            f"{len(findings)} stored objects are missing or cut, the first: {findings[0].text}; "
+            "run orthoflow verify --requeue, then --resume"
+        )
+    return tally
+
+
+def done_blocks(output: str | Path, record: dict[str, Any], options: Options) -> Done:
+    """Blocks that have a marker."""
+    names = list_marker_names(output, record["fingerprint"], options.storage_option)
+    return Done.of(record, names)
+
+
+def failed_blocks(output: str | Path, record: dict[str, Any], options: Options) -> dict[str, str]:
+    """Blocks that failed and were not done later, with the reason."""
+    failures = list_failures(output, record["fingerprint"], options.storage_option)
+    return {str(f["block"]): str(f["reason"]) for f in failures.values()}

@@ -1,0 +1,223 @@
+"""What a run is, as its output remembers it: settings, fingerprint, record, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import orthoflow
+from orthoflow.errors import BadInput
+from orthoflow.geometry.box import Box
+from orthoflow.geometry.output import OutputSpec
+from orthoflow.options import WORK, wish_of
+from orthoflow.plan.costs import sampled_bytes
+from orthoflow.stores.markers import block_number_of
+from orthoflow.stores.urls import display_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from orthoflow.geometry.box import Triple
+    from orthoflow.job import Tally
+    from orthoflow.models import ModelRef
+    from orthoflow.plan import Plan
+
+# Options that say where things are or how much runs at once, not what comes out.
+_NO_SETTINGS = ("overwrite", "storage_option", "device", "batch_size", "trust")
+
+# Numbers that follow from other settings: they tell nothing where one of those differs.
+_DERIVED = ("patches", "output_arrays")
+
+# Counts whose short names say too little in a report.
+_REPORTED = {
+    "skipped": "patches_skipped",
+    "stored": "bytes_stored",
+    "filled": "chunks_filled",
+    "halved": "batches_halved",
+    "duplicates": "blocks_done_twice",
+}
+
+
+class Done:
+    """Which blocks of a run have a marker: a bit each, by number."""
+
+    def __init__(self, region: Box, block: Triple) -> None:
+        z, y, x = (-(-n // side) for n, side in zip(region.shape, block, strict=True))
+        self._flags = np.zeros((z, y, x), bool)
+        self.block_voxels = math.prod(block)
+
+    @classmethod
+    def of(cls, record: dict[str, Any], names: Iterable[str]) -> Done:
+        """From the names of markers; names that are no block's are left alone."""
+        region, block = region_of(record)
+        done = cls(region, block)
+        for name in names:
+            number = block_number_of(name)
+            if number is not None and all(
+                n < limit for n, limit in zip(number, done._flags.shape, strict=True)
+            ):
+                done._flags[number] = True
+        return done
+
+    @property
+    def total(self) -> int:
+        """Blocks of the run."""
+        return self._flags.size
+
+    @property
+    def count(self) -> int:
+        """Blocks that are done."""
+        return int(self._flags.sum())
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, tuple) and bool(self._flags[number])
+
+
+def region_of(record: dict[str, Any]) -> tuple[Box, Triple]:
+    """Region and block of a run, from its record.
+
+    Raises
+    ------
+    BadInput
+        If the record does not hold them.
+    """
+    try:
+        spans = [part.split(":") for part in record["region"].split(",")]
+        (z0, z1), (y0, y1), (x0, x1) = ((int(a), int(b)) for a, b in spans)
+        z, y, x = (int(side) for side in record["block"])
+        box, block = Box((z0, y0, x0), (z1, y1, x1)), (z, y, x)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"the run's record names no region and block: {error!r}") from error
+    if min(block) < 1 or math.prod(-(-n // b) for n, b in zip(box.shape, block, strict=True)) > 1e9:
+        raise BadInput(f"the run's record has blocks of {block} in {box}, which cannot be")
+    return box, block
+
+
+def output_of(record: dict[str, Any]) -> OutputSpec:
+    """The arrays of a run's output, from its record."""
+    return OutputSpec.from_dict(record["output"])
+
+
+def settings_of(plan: Plan, model: ModelRef) -> dict[str, Any]:
+    """Everything that the bytes of an output depend on, and the blocks that markers speak of."""
+    facts = plan.facts
+    options = {
+        name: value
+        for name, value in plan.options.to_dict().items()
+        if wish_of(name).group != WORK and name not in _NO_SETTINGS
+    }
+    numbers: dict[str, Any] = {
+        "orthoflow": orthoflow.__version__,
+        "model": model.digest,
+        "input": facts.name,
+        "input_shape": list(facts.shape),
+        "input_dtype": facts.dtype,
+        "input_channels": facts.channels,
+        **options,
+        # A GPU rounds in another way than a CPU; which one of several does not matter.
+        "device": plan.options.device.partition(":")[0],
+        "precision": plan.precision,
+        "block": list(plan.block),
+        "patches": plan.to_dict()["orientations"],
+        "output_arrays": plan.output.to_dict(),
+    }
+    settings: dict[str, Any] = json.loads(json.dumps(numbers))
+    return settings
+
+
+def fingerprint_of(settings: dict[str, Any]) -> str:
+    """Digest of the settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def require_same(record: dict[str, Any], settings: dict[str, Any], output: str | Path) -> None:
+    """Refuse to go on with an output that was begun with other settings.
+
+    Raises
+    ------
+    BadInput
+        Naming each setting that differs, as it was and as it is.
+    """
+    if record.get("fingerprint") == fingerprint_of(settings):
+        return
+    before = record.get("settings")
+    before = before if isinstance(before, dict) else {}
+    differ = [n for n in {**settings, **before} if before.get(n) != settings.get(n)]
+    names = [n for n in differ if n not in _DERIVED] or differ
+    changes = [f"{n} {_short(before.get(n))} -> {_short(settings.get(n))}" for n in names]
+    raise BadInput(
+        f"output {display_url(str(output))} was begun with other settings: "
+        f"{'; '.join(changes) or 'its record was changed'}; use the same ones to resume, another "
+        "output, or overwrite"
+    )
+
+
+def run_record(plan: Plan, model: ModelRef, grey: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """What `orthoflow/run.json` keeps of a run: to check it, finish it, do it again."""
+    options = plan.options.to_dict()
+    return {
+        "orthoflow": orthoflow.__version__,
+        "fingerprint": fingerprint_of(settings),
+        "settings": settings,
+        "region": str(plan.region),
+        "block": list(plan.block),
+        "output": plan.output.to_dict(),
+        "input": {
+            "name": plan.facts.name,
+            "shape": plan.facts.shape,
+            "dtype": plan.facts.dtype,
+            "channels": plan.facts.channels,
+        },
+        "sampled_bytes": sampled_bytes(plan),
+        "model": {"source": model.source, "digest": model.digest, "card": model.card.to_dict()},
+        "grey": None if grey is None else {"shift": grey.shift, "factor": grey.factor},
+        "plan": plan.to_dict(),
+        # Several jobs share one record: which of them wrote it does not belong there.
+        "options": {name: value for name, value in options.items() if name != "part_id"},
+        "machine": machine_facts(),
+    }
+
+
+def run_report(
+    record: dict[str, Any], tally: Tally, failed: dict[str, str], output: str, **more: Any
+) -> dict[str, Any]:
+    """What was done: counts, bytes and seconds per stage, summed over workers."""
+    counts = {_REPORTED.get(name, name): value for name, value in asdict(tally).items()}
+    seconds = counts.pop("seconds")
+    counts["bytes_read"] += record["sampled_bytes"]
+    return {
+        "output": display_url(output),
+        "fingerprint": record["fingerprint"],
+        "blocks_planned": record["plan"]["blocks"],
+        "failed": failed,
+        **counts,
+        "seconds_by_stage": {k: round(v, 3) for k, v in sorted(seconds.items())},
+        "device": record["settings"]["device"],
+        "precision": record["settings"]["precision"],
+        **more,
+        "machine": machine_facts(),
+    }
+
+
+def machine_facts() -> dict[str, Any]:
+    """The machine that drives the run."""
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

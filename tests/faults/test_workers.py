@@ -1,0 +1,204 @@
+"""Workers that die, freeze, come late, leave: nothing is lost, and little is done twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import threading
+import time
+
+import pytest
+
+from orthoflow import window
+from tests.faults import traps
+from tests.faults.fleet import Fleet, wait_until
+from tests.faults.scene import ALONE, LARGE, TILES, WOVEN, assert_same, both_kinds, is_alive
+
+pytestmark = pytest.mark.slow
+
+large = pytest.mark.parametrize("scene", [(ALONE, LARGE)], indirect=True, ids=["large"])
+
+
+def keep_killing(fleet, stopped, kills, seed=0):
+    """Kill one worker after another, whatever it is doing."""
+    dice = random.Random(seed)
+    with fleet.client() as client:
+        while not stopped.wait(dice.uniform(0.05, 0.25)) and len(kills) < 5:
+            pids = list(client.run(os.getpid, on_error="ignore").values())
+            if len(pids) == 2:
+                victim = dice.choice(pids)
+                os.kill(victim, signal.SIGKILL)
+                kills.append(victim)
+
+
+@large
+def test_f1_killed_workers_cost_a_block_each(scene, fleet, expected):
+    """Ten kills: five in the middle of the network, five at any time."""
+    traps.slow_down(scene.traps, 0.01)
+    for value in range(203, 243, 8):
+        scene.order(value, "kill")
+    stopped, kills = threading.Event(), []
+    killer = threading.Thread(target=keep_killing, args=(fleet, stopped, kills))
+    killer.start()
+    report = scene.run(scheduler=fleet.address)
+    stopped.set()
+    killer.join()
+    assert report["failed"] == {}
+    assert report["blocks"] == scene.blocks
+    assert_same(scene.objects(), expected)
+    assert os.listdir(scene.traps / "orders") == []
+    assert len(kills) == 5
+    assert scene.blocks * TILES < scene.tiles <= (scene.blocks + 10) * TILES
+
+
+@pytest.mark.parametrize("scene", [(WOVEN, LARGE)], indirect=True)
+def test_f1_killed_workers_inside_parts(scene, fleet, expected):
+    """Sums wait for their neighbours in memory: with a worker those that it held are lost."""
+    for value in (205, 225, 240):
+        scene.order(value, "kill")
+    report = scene.run(scheduler=fleet.address)
+    assert report["failed"] == {}
+    assert_same(scene.objects(), expected)
+    assert os.listdir(scene.traps / "orders") == []
+
+
+def die_after_bytes(limit):
+    """The system kills this process when it writes beyond so many bytes of a file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def test_f2_nothing_torn_is_ever_seen(scene, fleet, expected):
+    def look(progress):
+        del progress
+        for name, content in scene.objects().items():
+            if "partial" not in name:
+                assert content == expected[name], name
+            else:
+                torn.add(name)
+
+    torn = set()
+    before = set(fleet.pids().values())
+    fleet.tell(die_after_bytes, 10)
+    report = scene.run(scheduler=fleet.address, progress=look)
+    assert before.isdisjoint(fleet.pids().values())
+    assert torn
+    assert report["failed"] == {}
+    assert_same(scene.objects(), expected)
+    assert scene.partials() == []
+
+
+def die_before_marking():
+    """The block's data are stored, and then the process ends."""
+    from orthoflow import work
+
+    work.create_marker = lambda *_: os._exit(1)
+
+
+def die_after_marking():
+    """The marker is stored, and nobody hears of it."""
+    from orthoflow import work
+
+    create = work.create_marker
+
+    def create_and_die(*arguments):
+        create(*arguments)
+        os._exit(1)
+
+    work.create_marker = create_and_die
+
+
+def test_f3_data_without_a_marker_are_made_again(scene, fleet, expected):
+    fleet.tell(die_before_marking)
+    report = scene.run(scheduler=fleet.address)
+    assert report["failed"] == {}
+    assert report["blocks_done_twice"] == 0
+    assert scene.tiles == (scene.blocks + 2) * TILES
+    assert len(scene.done()) == scene.blocks
+    assert_same(scene.objects(), expected)
+
+
+def test_f4_a_marker_that_nobody_heard_of_is_no_obstacle(scene, fleet, expected):
+    """The scheduler has lost the result, so it asks again: one block for each worker."""
+    fleet.tell(die_after_marking)
+    report = scene.run(scheduler=fleet.address)
+    assert report["failed"] == {}
+    assert report["blocks"] == scene.blocks
+    assert report["blocks_done_twice"] == 2
+    assert scene.tiles <= (scene.blocks + 2) * TILES
+    assert len(scene.done()) == scene.blocks
+    assert_same(scene.objects(), expected)
+
+
+def test_f8_a_frozen_worker_is_done_without(scene, fleet, expected, monkeypatch):
+    monkeypatch.setattr(window, "_LEAST_LAG", 1.0)
+    scene.order(210, "stop")
+    report = scene.run(scheduler=fleet.address)
+    assert report["failed"] == {}
+    assert report["doubles"] >= 1
+    assert_same(scene.objects(), expected)
+    before, tiles = scene.files(), scene.tiles
+    (frozen,) = [pid for pid in {pid for pid, _ in traps.calls(scene.traps)} if is_stopped(pid)]
+    os.kill(frozen, signal.SIGCONT)
+    # It does what it was doing, and writes what is there already.
+    wait_until(lambda: scene.tiles > tiles or frozen in fleet.pids().values(), 20)
+    fleet.tell(time.sleep, 0.2)
+    assert scene.files() == before
+
+
+def is_stopped(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+@both_kinds
+def test_f9_a_poisonous_block_is_named_and_the_others_are_done(scene, fleet, expected):
+    scene.order(217, "segfault", "always")
+    driver = scene.drive(scheduler=fleet.address)
+    assert driver.wait() == 3
+    alone = "overlap" not in scene.kind or not scene.kind["overlap"]
+    failed = driver.report["failed"]
+    assert scene.box_of(217) in failed
+    assert f"failed block {scene.box_of(217)}: its workers died 4 times" in driver.said
+    assert scene.places[217] not in scene.done()
+    assert len(scene.done()) == scene.blocks - len(failed)
+    if alone:
+        assert list(failed) == [scene.box_of(217)]
+        died = {pid for pid, _ in traps.calls(scene.traps) if not is_alive(pid)}
+        assert len(died) <= 4
+    tiles = scene.tiles
+    driver = scene.drive(scheduler=fleet.address, resume=True)
+    assert driver.wait() == 3
+    assert driver.report["failed"] == failed
+    assert scene.tiles == tiles
+    traps.withdraw(scene.traps)
+    driver = scene.drive(scheduler=fleet.address, retry_failed=True)
+    assert driver.wait() == 0
+    assert driver.report["failed"] == {}
+    assert_same(scene.objects(), expected)
+
+
+@large
+def test_f24_workers_that_come_late_and_leave_early(scene, expected):
+    fleet = Fleet(workers=1)
+    try:
+        traps.slow_down(scene.traps, 0.01)
+        (first,) = fleet.pids()
+        driver = scene.drive(scheduler=fleet.address)
+        wait_until(lambda: len(scene.done()) > 8)
+        fleet.add()
+        late = next(pid for address, pid in fleet.pids().items() if address != first)
+        before = len(scene.done())
+        wait_until(lambda: late in {pid for pid, _ in traps.calls(scene.traps)})
+        # Those that the first worker had at that moment, and a few while it was made ready.
+        assert len(scene.done()) - before <= 8
+        with fleet.client() as client:
+            client.retire_workers([first])
+        assert driver.wait() == 0
+        assert scene.tiles == scene.blocks * TILES
+        assert_same(scene.objects(), expected)
+    finally:
+        fleet.end()
