@@ -119,7 +119,7 @@ def allow_open_files(needed: int) -> None:
     if hard != unlimited and hard < needed:
         raise BadInput(
             f"{hard} open files are allowed here (ulimit -Hn), and {needed} are needed; let the "
-            f"administrator allow more, or start fewer workers"
+            "administrator allow more, or start fewer workers"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     _log.info("allowed this process %d open files instead of %d", needed, soft)

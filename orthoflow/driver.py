@@ -153,7 +153,8 @@ def run_blocks(
             _note(drive, plan, mine, outcome, ended)
             tell()
     outcome.retries, outcome.doubles = window.retried, window.doubled
-    tell()
+    if outcome.skipped:  # nothing may have ended here
+        tell()
     return outcome
 
 

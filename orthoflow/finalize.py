@@ -11,11 +11,13 @@ from orthoflow.errors import BadInput, BlockFailed
 from orthoflow.job import Tally
 from orthoflow.levels import LevelJob
 from orthoflow.options import Options
-from orthoflow.records import Done, output_of, run_report
+from orthoflow.records import Done, run_report
+from orthoflow.stores.ledger import Outline
 from orthoflow.stores.locks import hold
 from orthoflow.stores.markers import list_failures, list_marker_names, read_markers
 from orthoflow.stores.ome import read_record, write_record
 from orthoflow.stores.urls import display_url
+from orthoflow.stores.verify import check_listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,9 +98,8 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
         tally.add(own.tally)
     else:
         tally = _tally_of_markers(drive.output, fingerprint, storage)
-    job = LevelJob(
-        drive.output, fingerprint, output_of(drive.record), storage, drive.options.patience
-    )
+    spec = Outline.of(drive.record).output
+    job = LevelJob(drive.output, fingerprint, spec, storage, drive.options.patience)
     built = list_marker_names(drive.output, fingerprint, storage, kind="levels")
     written, stored = driver.build_pyramid(drive, job, built)
     tally.bytes_written += written
@@ -112,8 +113,6 @@ def _silent(progress: driver.Progress) -> None:
 
 def _tally_of_markers(output: str | Path, fingerprint: str, storage: Any) -> Tally:
     """What all blocks took, from their markers, after a look whether their objects are there."""
-    from orthoflow.stores.verify import check_listing  # noqa: PLC0415
-
     tally, markers = Tally(), []
     for name, marker in read_markers(output, fingerprint, storage):
         if isinstance(marker, BadInput):

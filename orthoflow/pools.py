@@ -127,22 +127,32 @@ class Workers:
     def wait(self, seconds: float) -> Ticket | None:
         """The next task that has ended."""
         try:
-            return self._ended.get(timeout=seconds) if seconds > 0 else self._ended.get_nowait()
+            ticket = self._ended.get(timeout=seconds) if seconds > 0 else self._ended.get_nowait()
         except queue.Empty:
             if self._client.status not in {"running", "connecting"}:
                 raise self._lost() from None
             return None
+        future = self._futures.get(ticket)
+        if future is not None and future.status in {"lost", "pending"}:
+            # Its worker died before the result was fetched: the scheduler has it made again.
+            future.add_done_callback(self._end)
+            return None
+        return ticket
 
     def outcome(self, ticket: Ticket, key: Key) -> Any:
         """What the task returned or raised."""
-        from distributed.scheduler import KilledWorker  # noqa: PLC0415 - slow to import
+        from distributed.client import FutureCancelledError  # noqa: PLC0415 - slow to import
+        from distributed.scheduler import KilledWorker  # noqa: PLC0415
 
         future = self._futures[ticket]
-        if future.status in {"cancelled", "lost"}:
+        if future.status == "cancelled":
             return self._lost()
         error = future.exception()
         if error is None:
-            return future.result()
+            try:
+                return self._ask(future.result)
+            except FutureCancelledError:  # while it was fetched
+                return self._lost()
         if isinstance(error, KilledWorker):
             message = f"its workers died {error.allowed_failures + 1} times: {error.task}"
             own = str(error.task).endswith(f"-{key}")

@@ -14,18 +14,15 @@ import numpy as np
 
 import orthoflow
 from orthoflow.errors import BadInput
-from orthoflow.geometry.box import Box
-from orthoflow.geometry.output import OutputSpec
 from orthoflow.options import WORK, wish_of
 from orthoflow.plan.costs import sampled_bytes
+from orthoflow.stores.ledger import Outline
 from orthoflow.stores.markers import block_number_of
 from orthoflow.stores.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-    from orthoflow.geometry.box import Triple
     from orthoflow.job import Tally
     from orthoflow.models import ModelRef
     from orthoflow.plan import Plan
@@ -49,16 +46,14 @@ _REPORTED = {
 class Done:
     """Which blocks of a run have a marker: a bit each, by number."""
 
-    def __init__(self, region: Box, block: Triple) -> None:
-        z, y, x = (-(-n // side) for n, side in zip(region.shape, block, strict=True))
-        self._flags = np.zeros((z, y, x), bool)
-        self.block_voxels = math.prod(block)
+    def __init__(self, outline: Outline) -> None:
+        self._flags = np.zeros(outline.grid, bool)
+        self.block_voxels = math.prod(outline.block)
 
     @classmethod
     def of(cls, record: dict[str, Any], names: Iterable[str]) -> Done:
         """From the names of markers; names that are no block's are left alone."""
-        region, block = region_of(record)
-        done = cls(region, block)
+        done = cls(Outline.of(record))
         for name in names:
             number = block_number_of(name)
             if number is not None and all(
@@ -79,31 +74,6 @@ class Done:
 
     def __contains__(self, number: object) -> bool:
         return isinstance(number, tuple) and bool(self._flags[number])
-
-
-def region_of(record: dict[str, Any]) -> tuple[Box, Triple]:
-    """Region and block of a run, from its record.
-
-    Raises
-    ------
-    BadInput
-        If the record does not hold them.
-    """
-    try:
-        spans = [part.split(":") for part in record["region"].split(",")]
-        (z0, z1), (y0, y1), (x0, x1) = ((int(a), int(b)) for a, b in spans)
-        z, y, x = (int(side) for side in record["block"])
-        box, block = Box((z0, y0, x0), (z1, y1, x1)), (z, y, x)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise BadInput(f"the run's record names no region and block: {error!r}") from error
-    if min(block) < 1 or math.prod(-(-n // b) for n, b in zip(box.shape, block, strict=True)) > 1e9:
-        raise BadInput(f"the run's record has blocks of {block} in {box}, which cannot be")
-    return box, block
-
-
-def output_of(record: dict[str, Any]) -> OutputSpec:
-    """The arrays of a run's output, from its record."""
-    return OutputSpec.from_dict(record["output"])
 
 
 def settings_of(plan: Plan, model: ModelRef) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_a_task_that_kills_its_workers_is_poison_and_its_neighbours_are_not(clie
 def test_a_frozen_worker_does_not_hold_the_run(client, tmp_path, monkeypatch):
     monkeypatch.setattr(windows, "_LEAST_LAG", 1.0)
     (tmp_path / "flag").touch()
-    tasks = {"cold": (freeze, str(tmp_path / "flag"))} | {n: (nap, 0.05) for n in range(20)}
+    tasks = {"cold": (freeze, str(tmp_path / "flag"))} | dict.fromkeys(range(20), (nap, 0.05))
     before = {w: f["pid"] for w, f in client.run(lambda: {"pid": os.getpid()}).items()}
     ended, window = drive(Workers(client, "frozen"), tasks)
     assert ended["cold"].result == "thawed"

@@ -34,7 +34,9 @@ def test_a_bucket_gets_the_bytes_that_a_disk_gets(bucket, tmp_path, cluster):
         for p in (tmp_path / "out.zarr").rglob("*")
         if p.is_file()
     }
-    assert set(stored) == set(local)
+    # Markers lie under the run's fingerprint, which names the input.
+    data = [{name for name in found if "/orthoflow/" not in name} for found in (stored, local)]
+    assert data[0] == data[1]
     chunks = {name for name in local if "/c/" in name}
     assert chunks
     for name in chunks:

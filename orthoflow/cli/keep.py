@@ -176,19 +176,22 @@ def _verdict_lines(verdict: Verdict) -> list[str]:
 
 def _remedies(verdict: Verdict, again: list[str], *, requeue: bool) -> Iterator[str]:
     """What to do next."""
+    damaged = any(one.kind != "foreign" or one.block for one in verdict.findings)
     if again:
         blocks = sum(name.startswith("blocks/") for name in again)
         yield (
             f"{blocks:,} blocks and {len(again) - blocks:,} shards of the pyramid will be made "
             "again: run the same command with --resume"
         )
-    elif requeue:
-        yield "nothing has to be made again"
+    elif damaged and requeue:
+        yield "no block has to be made again; look again with orthoflow verify"
+    elif damaged:
+        yield "to make again what is damaged: orthoflow verify --requeue, then run with --resume"
     elif not verdict.intact:
-        yield "to make again what is damaged: orthoflow verify --requeue, then run --resume"
-    elif verdict.not_done:
+        yield "what is foreign does no harm; remove it by hand if it is not wanted"
+    if not damaged and verdict.not_done:
         yield "to do the rest: run the same command with --resume"
-    elif verdict.not_built:
+    elif not damaged and verdict.not_built:
         yield "to build the rest: orthoflow finalize"
 
 

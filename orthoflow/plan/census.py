@@ -154,7 +154,9 @@ def _alike(ways: list[_Way], axis: int, count: int) -> list[list[int]]:
     return list(found.values())
 
 
-def _spans(ways: list[_Way], axis: int, one: Triple, number: int) -> list[tuple[Span, Span] | None]:
+def _spans(
+    ways: list[_Way], axis: int, one: Sequence[int], number: int
+) -> list[tuple[Span, Span] | None]:
     """Along an axis the span of each way's patches, and the span on which sums are needed."""
     spans: list[tuple[Span, Span] | None] = []
     for way in ways:
@@ -224,7 +226,7 @@ class _Way:
         first, end = groups_along_stack(size, self._stacks[number])
         return max(0, end - first), max(0, end * size - self._tiling.planes)
 
-    def span(self, axis: int, one: Triple, number: int) -> Span | None:
+    def span(self, axis: int, one: Sequence[int], number: int) -> Span | None:
         """Working voxels along an axis under the patches of the block at place `number`.
 
         `one` is its place along the other axes, or one like it.

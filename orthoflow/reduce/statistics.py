@@ -23,7 +23,7 @@ _WHOLE = 2**24
 _SIDE = 32
 _BOXES = 512
 # In standard deviations of the images that a model was trained on.
-_FARTHEST, _NARROWEST = 50.0, 0.05
+_FARTHEST, _NARROWEST = 50.0, 0.07
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,7 @@ def grey_scale(
     return GreyScale(tuple(shifts), tuple(factors))
 
 
-def _require_fit(
-    values: npt.NDArray[np.generic], normalization: Normalization, name: str
-) -> None:
+def _require_fit(values: npt.NDArray[np.generic], normalization: Normalization, name: str) -> None:
     """Refuse values on another scale than the numbers of the model's card are for.
 
     Such are values from 0 to 1 for a network of 8-bit images, or the reverse. Constant samples

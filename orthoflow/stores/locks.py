@@ -204,6 +204,8 @@ class _Keeper:
     holder: Holder
     facts: Callable[[], dict[str, Any]]
     lock: Lock = field(default_factory=Lock)
+    made: bool = False
+    """Whether nothing was there before the lock."""
 
     @property
     def folder(self) -> Location:
@@ -214,6 +216,7 @@ class _Keeper:
         return self.folder.child(f"{self.holder.name}.json")
 
     def take(self, *, take_over: bool, stale: float) -> None:
+        self.made = self.place.is_local and not Path(self.place.url).exists()
         enforced = enforces_create(self.folder)
         for _ in range(_TRIES):
             replaced = self.clear(take_over=take_over, stale=stale)
@@ -279,6 +282,17 @@ class _Keeper:
         with suppress(*store_errors()):
             if not self.lock.lost and self.is_mine():
                 delete_object(self.own)
+            if self.place.is_local:
+                self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the folders of locks where nothing else is in them."""
+        folder = Path(self.folder.url)
+        with suppress(OSError):
+            folder.rmdir()
+            folder.parent.rmdir()
+            if self.made:
+                folder.parent.parent.rmdir()
 
     def is_mine(self) -> bool:
         stored = read_object(self.own, limit=LOCK_LIMIT)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
+
 import pytest
 
 from tests.faults.fleet import Fleet
@@ -62,5 +66,8 @@ def shared_fleet():
 def fleet(shared_fleet):
     """A scheduler and two workers, each a process that may be killed."""
     shared_fleet.whole()
+    pids = shared_fleet.pids().values()
     yield shared_fleet
-    shared_fleet.thaw()
+    for pid in pids:  # a test that fails may leave one stopped
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)

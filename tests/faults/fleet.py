@@ -193,13 +193,6 @@ class Fleet:
         with self.client() as client:
             client.wait_for_workers(len(self.nannies), timeout=30)
 
-    def thaw(self):
-        """Let stopped workers run."""
-        with self.client() as client:
-            for facts in client.scheduler_info(n_workers=-1)["workers"].values():
-                with suppress(ProcessLookupError):
-                    os.kill(facts["id"], signal.SIGCONT)
-
     def tell(self, function, *arguments):
         """Call a function in every worker."""
         with self.client() as client:

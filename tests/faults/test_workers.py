@@ -42,9 +42,11 @@ def test_f1_killed_workers_cost_a_block_each(scene, fleet, expected):
     stopped, kills = threading.Event(), []
     killer = threading.Thread(target=keep_killing, args=(fleet, stopped, kills))
     killer.start()
-    report = scene.run(scheduler=fleet.address)
-    stopped.set()
-    killer.join()
+    try:
+        report = scene.run(scheduler=fleet.address)
+    finally:
+        stopped.set()
+        killer.join()
     assert report["failed"] == {}
     assert report["blocks"] == scene.blocks
     assert_same(scene.objects(), expected)

@@ -1,9 +1,9 @@
-"""A network that does as it is told: kills its process, raises, hangs, gives NaN; it notes each call.
+"""A network that does as it is told: kills its process, raises, hangs; and notes each call.
 
 Orders are files in a folder, so that every process sees them: `orders/<value>-<deed>-<n>` is
 obeyed once, by the first process that meets a tile with a voxel of that value, and
-`<value>-<deed>-always` each time. Calls are empty files whose names say who made them, so that no limit on a process cuts
-them short.
+`<value>-<deed>-always` each time. Calls are empty files whose names say who made them, so that no
+limit on a process cuts them short.
 """
 
 from __future__ import annotations
@@ -116,28 +116,25 @@ def _signal(number):
     return lambda *_: os.kill(os.getpid(), number)
 
 
-def _wait(folder, tiles):
-    del tiles
+def _wait(folder, _):
     while not (folder / "go").exists():
         time.sleep(0.02)
 
 
-def _raise(folder, tiles):
+def _raise(*_):
     raise RuntimeError("a passing fault")
 
 
-def _memory(folder, tiles):
+def _memory(*_):
     raise MemoryError("no more")
 
 
-def _hungry(folder, tiles):
+def _hungry(*_):
     """Ask the system for more than any machine has."""
-    del folder, tiles
     torch.empty(2**50)
 
 
-def _crowded(folder, tiles):
-    del folder
+def _crowded(_, tiles):
     if len(tiles) > 1:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -46,7 +46,7 @@ def plans(draw):
         lo = [draw(st.integers(0, n - 1)) for n in shape]
         hi = [draw(st.integers(a + 1, n)) for a, n in zip(lo, shape, strict=True)]
         options["roi"] = str(Box(tuple(lo), tuple(hi)))
-    chunks = draw(st.none() | st.tuples(*[st.integers(1, 20)] * 3))
+    chunks = draw(st.none() | st.tuples(*[st.integers(4, 20)] * 3))
     facts = VolumeFacts("v", shape, "uint16", chunks=chunks)
     return plan_run(facts, card, Options.from_mapping(options))
 

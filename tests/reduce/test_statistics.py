@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.models.card import Normalization
-from orthoflow.reduce.statistics import grey_scale, sample_boxes
+from orthoflow.reduce.statistics import GreyScale, grey_scale, sample_boxes
 
 sides = st.integers(1, 30000)
 
@@ -97,3 +97,41 @@ def test_values_that_are_no_numbers_are_refused_with_their_count(bad):
 def test_methods_without_statistics_are_a_slip_of_ours():
     with pytest.raises(ValueError, match="needs no statistics"):
         grey_scale([volume("uint8")], Normalization.of("none"), name="v")
+
+
+EIGHT_BITS = Normalization("fixed", mean=146.8, std=32.6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "fits"),
+    [
+        (20, 230, "uint16", True),
+        (20.0, 230.0, "float32", True),
+        (-1000.0, 1500.0, "float32", True),
+        # Poor contrast, and an empty volume, are still images.
+        (150.0, 153.0, "float32", True),
+        (0.0, 0.0, "float32", True),
+        (0.0, 1.0, "float32", False),
+        (-1.0, 1.0, "float64", False),
+        (800, 60000, "uint16", False),
+    ],
+)
+def test_values_on_another_scale_than_the_cards_are_refused(low, high, dtype, fits):
+    image = np.linspace(low, high, 4000).astype(dtype).reshape(1, 10, 20, 20)
+    if fits:
+        assert grey_scale([image], EIGHT_BITS, name="v") == GreyScale((146.8,), (1 / 32.6,))
+        return
+    with pytest.raises(BadInput, match=r"input v has values .* expects about 49 to 24[45].*zscore"):
+        grey_scale([image], EIGHT_BITS, name="v")
+
+
+def test_a_few_outliers_are_no_other_scale():
+    image = np.linspace(20, 230, 4000).astype(np.float32).reshape(1, 10, 20, 20)
+    image[0, 0, 0, :5] = 1e6
+    assert grey_scale([image], EIGHT_BITS, name="v").shift == (146.8,)
+
+
+def test_each_channel_is_looked_at():
+    fine = np.linspace(20, 230, 4000).astype(np.float32).reshape(1, 10, 20, 20)
+    with pytest.raises(BadInput, match="expects about"):
+        grey_scale([np.concatenate([fine, fine / 255])], EIGHT_BITS, name="v")

@@ -16,6 +16,7 @@ from orthoflow.geometry.box import Box
 from orthoflow.stores import objects
 from orthoflow.stores.guard import blosc_size, zstd_size
 from orthoflow.stores.volumes import describe, find_volume, read_box, summarize
+from tests.stores.test_missing_input import PIPELINES
 
 SHAPE = (4, 8, 12)
 
@@ -395,6 +396,32 @@ def test_a_compressed_chunk_may_not_announce_more_than_a_chunk(tmp_path, how, wh
         target.write_bytes(bomb)
     with pytest.raises(BlockImpossible, match=f"chunk \\S+ of .* announces {size} bytes"):
         read_box(ref, box)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_bomb_that_was_fetched_along_with_another_chunk_is_found(tmp_path, name):
+    """Newer versions of zarr fetch neighbours in a shard together."""
+    stored = zarr.create_array(
+        tmp_path / "v.zarr",
+        shape=(4, 4, 16),
+        chunks=(4, 4, 4),
+        shards=(4, 4, 16),
+        dtype="uint8",
+        compressors=zarr.codecs.ZstdCodec(level=1),
+    )
+    stored[...] = 1
+    ref = find_volume(tmp_path / "v.zarr")
+    shard = tmp_path / "v.zarr" / "c/0/0/0"
+    content = shard.read_bytes()
+    index = np.frombuffer(content[-68:-4], "<u8").reshape(4, 2).copy()
+    second = content[index[1, 0] : index[1].sum()]
+    bomb = bomb_of(2**40)[: len(second)]
+    assert len(bomb) == len(second)
+    shard.write_bytes(content[: index[1, 0]] + bomb + content[index[1].sum() :])
+    with zarr.config.set({"codec_pipeline.path": f"zarr.core.codec_pipeline.{name}"}):
+        read_box(ref, Box((0, 0, 0), (4, 4, 4)))
+        with pytest.raises(BlockImpossible, match=f"announces {2**40} bytes"):
+            read_box(ref, Box((0, 0, 0), (4, 4, 8)))
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 65_791, 65_792, 2**20])
