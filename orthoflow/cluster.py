@@ -6,9 +6,12 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from orthoflow.errors import BadInput
+from orthoflow.hosts import is_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +24,9 @@ _log = logging.getLogger("orthoflow")
 
 _TIMEOUT = 20.0
 _GPU_THREADS = 3
+_LOOPBACK = "127.0.0.1"
+_LOOPBACK_PORT = f"{_LOOPBACK}:0"
+_CERTIFICATES = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
 # Files and sockets: connections to stores and a scheduler; pipes and connections of a worker that
 # is started here (9 measured). Workers inherit the limit, and talk to each other.
 _FILES, _FILES_PER_WORKER = 128, 16
@@ -56,12 +62,18 @@ def connect(options: Options, client: Client | None = None) -> Iterator[Client |
 def _existing(address: str) -> Iterator[Client]:
     from distributed import Client  # noqa: PLC0415 - slow to import
 
+    _warn_of_open(address)
     try:
         client = Client(address, timeout=_TIMEOUT)
     except (OSError, ValueError) as error:
         raise BadInput(
             f"scheduler {address} did not answer within {_TIMEOUT:g} s; check the address (as in "
             "tcp://10.0.0.1:8786) and that it can be reached from here"
+        ) from error
+    except TypeError as error:  # Dask's way to miss certificates
+        names = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in _CERTIFICATES)
+        raise BadInput(
+            f"scheduler {address} wants TLS, and no certificates are configured here; set {names}"
         ) from error
     with client:
         try:
@@ -74,14 +86,37 @@ def _existing(address: str) -> Iterator[Client]:
         yield client
 
 
+def _warn_of_open(address: str) -> None:
+    """Say that a scheduler is neither encrypted nor asks who is there, where others may reach it.
+
+    It is there already, so refusing it would protect nobody: whoever reaches it can run code on
+    its workers, whether or not this run uses it.
+    """
+    protocol, _, place = address.rpartition("://")
+    if protocol in {"tls", "wss", "inproc"}:
+        return
+    try:
+        host = urllib.parse.urlsplit(f"//{place}").hostname or ""
+    except ValueError:  # Dask says what is wrong with it
+        return
+    if not is_this_machine(host):
+        _log.warning(
+            "scheduler %s uses no TLS: whoever reaches it can run code as you and read your data; "
+            "on a network that you share with others start it with certificates "
+            "(docs/security.md)",
+            address,
+        )
+
+
 @contextlib.contextmanager
 def _local(options: Options) -> Iterator[Client]:
     from distributed import Client, LocalCluster  # noqa: PLC0415 - slow to import
 
     kind = local_kind(options) if options.cluster == "auto" else options.cluster
-    # No free port is no reason to fail: port 0 lets the system choose one.
+    # Whoever reaches a port of Dask can run code: all are on the loopback address. No free port is
+    # no reason to fail: port 0 lets the system choose one.
     arguments: dict[str, Any] = {
-        "dashboard_address": "127.0.0.1:0",
+        "dashboard_address": _LOOPBACK_PORT,
         "silence_logs": logging.ERROR,
     }
     make: Callable[..., Any] = LocalCluster
@@ -89,15 +124,35 @@ def _local(options: Options) -> Iterator[Client]:
     if kind == "cuda":
         make = _cuda_cluster
         arguments |= {} if options.workers is None else {"n_workers": options.workers}
+        arguments |= {"host": _LOOPBACK}
     elif kind == "processes":
-        arguments |= {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
+        arguments |= {"n_workers": count, "threads_per_worker": 1, "host": _LOOPBACK}
     else:
         arguments |= {"n_workers": 1, "threads_per_worker": count, "processes": False}
+        # Inside one process there is no host; left alone, the worker's page would be everybody's.
+        arguments |= {"worker_dashboard_address": _LOOPBACK_PORT}
     if kind != "threads":
         allow_open_files(_FILES + _FILES_PER_WORKER * count)
     # The plan says what a worker needs; Dask's own limits would pause it for torch's memory.
     with make(**arguments, memory_limit=0) as cluster, Client(cluster) as client:
+        if kind != "threads":
+            client.register_plugin(_deaf(), name="deaf")
         yield client
+
+
+def _deaf() -> Any:
+    """A plugin by which workers ignore Ctrl-C, which a terminal sends to them too.
+
+    The driver hears it, and closes them.
+    """
+    from distributed import WorkerPlugin  # noqa: PLC0415 - slow to import
+
+    class Deaf(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            del worker
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return Deaf()
 
 
 def allow_open_files(needed: int) -> None:

@@ -270,9 +270,11 @@ def _cluster(address: str) -> list[Check]:
         with connect(Options(scheduler=address)) as client:
             assert client is not None
             return list(_members(client))
+    except ImportError as error:
+        found, remedy = f"the cluster cannot be asked: {error}", "see software, above"
     except (BadInput, OSError) as error:
         found, _, remedy = str(error).rpartition("; ")
-        return [Check("cluster", "scheduler", "fails", found or remedy, remedy if found else "")]
+    return [Check("cluster", "scheduler", "fails", found or remedy, remedy)]
 
 
 def _members(client: Client) -> Iterator[Check]:

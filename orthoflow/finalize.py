@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from orthoflow.stores.stamps import Marker
+
 
 def finalize(
     output: str | Path,
@@ -104,6 +106,10 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
     written, stored = driver.build_pyramid(drive, job, built)
     tally.bytes_written += written
     tally.stored += stored
+    for name, marker in read_markers(
+        drive.output, fingerprint, storage, kind="levels", names=sorted(built)
+    ):
+        tally.add(Tally.from_dict(_sound(name, marker).facts))
     return run_report(drive.record, tally, {}, drive.output, complete=True)
 
 
@@ -115,10 +121,9 @@ def _tally_of_markers(output: str | Path, fingerprint: str, storage: Any) -> Tal
     """What all blocks took, from their markers, after a look whether their objects are there."""
     tally, markers = Tally(), []
     for name, marker in read_markers(output, fingerprint, storage):
-        if isinstance(marker, BadInput):
-            raise BlockFailed(f"marker {name}: {marker}; run orthoflow verify --requeue")
-        markers.append(marker)
-        tally.add(Tally.from_dict(marker.facts))
+        sound = _sound(name, marker)
+        tally.add(Tally.from_dict(sound.facts))
+        markers.append(sound)
     findings = check_listing(output, markers, storage)
     if findings:
         raise BlockFailed(
@@ -126,6 +131,13 @@ def _tally_of_markers(output: str | Path, fingerprint: str, storage: Any) -> Tal
             "run orthoflow verify --requeue, then --resume"
         )
     return tally
+
+
+def _sound(name: str, marker: Marker | BadInput) -> Marker:
+    """The marker, if nothing is wrong with it."""
+    if isinstance(marker, BadInput):
+        raise BlockFailed(f"marker {name}: {marker}; run orthoflow verify --requeue")
+    return marker
 
 
 def done_blocks(output: str | Path, record: dict[str, Any], options: Options) -> Done:

@@ -6,18 +6,22 @@ scheduler (`Submit`) or into plain calls (`Direct`), so that all three give the 
 
 from __future__ import annotations
 
+import functools
+import pickle
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-
-import dask.array as da
-from dask.highlevelgraph import HighLevelGraph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import dask.array as da
     from distributed import Client
 
     from orthoflow.geometry.box import Box
     from orthoflow.plan import Part, Plan
+
+# A network in memory may have any size; one that is loaded by name travels as its name.
+_PARCEL_BYTES = 2**20
 
 Node = Any
 """A task's result, now or later: a value, a future or a graph key."""
@@ -123,6 +127,32 @@ class Direct:
         return array[(slice(None), *box.slices)].compute(scheduler="synchronous")
 
 
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A value that travels with every task; pickled once, and unpickled once by each process.
+
+    As a future it would lie in one worker's memory, and with a worker that freezes all others
+    would wait for it.
+    """
+
+    content: bytes
+
+    @classmethod
+    def of(cls, value: Any) -> Parcel | None:
+        """A value's parcel; None for one that is too large to travel so often."""
+        content = pickle.dumps(value)
+        return cls(content) if len(content) <= _PARCEL_BYTES else None
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(content: bytes) -> Any:
+    return pickle.loads(content)
+
+
+def _unpacked(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*(_opened(a.content) if isinstance(a, Parcel) else a for a in args))
+
+
 class Submit:
     """Submits each task to a scheduler."""
 
@@ -134,7 +164,9 @@ class Submit:
     def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
         """Submit `function`."""
         key = f"{label}-{self._run}-{place}"
-        return self._client.submit(function, *args, key=key, pure=False, workers=self._workers)
+        return self._client.submit(
+            _unpacked, function, *args, key=key, pure=False, workers=self._workers
+        )
 
     def voxels(self, array: da.Array, box: Box) -> Node:
         """Compute the box on the workers."""
@@ -163,6 +195,9 @@ class LazyGraph:
 
     def arrays(self, wanted: Mapping[str, ArrayOfTasks]) -> dict[str, da.Array]:
         """Dask arrays over the collected tasks, one per name."""
+        import dask.array as da  # noqa: PLC0415 - a run has no use for it
+        from dask.highlevelgraph import HighLevelGraph  # noqa: PLC0415
+
         base = f"orthoflow-{self._run}"
         inputs: list[Any] = self._inputs
         common = HighLevelGraph.from_collections(base, self._tasks, dependencies=inputs)

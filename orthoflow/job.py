@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orthoflow.errors import BadInput
+from orthoflow.errors import BadInput, BlockImpossible
 from orthoflow.reduce.statistics import GreyScale, grey_scale, sample_boxes
+from orthoflow.stores.patience import patiently
 from orthoflow.stores.volumes import read_box
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from orthoflow.geometry.box import Box
     from orthoflow.geometry.output import ArraySpec
     from orthoflow.kernels.infer import Recipe
     from orthoflow.models import ModelRef
@@ -113,12 +115,22 @@ def measure(job: Job, samples: Sequence[npt.NDArray[np.generic]] | None = None) 
     if not plan.needs_statistics:
         return None
     if job.source is not None:
-        samples = [read_box(job.source, box) for box in sample_boxes(plan.facts.shape)]
+        samples = [_sample(job.source, box, plan) for box in sample_boxes(plan.facts.shape)]
     if samples is None:
         raise TypeError("statistics need a source or samples")
     if plan.options.nan_policy == "zero":
         samples = [np.nan_to_num(s, nan=0, posinf=0, neginf=0) for s in samples]
     return grey_scale(samples, normalization, name=plan.facts.name)
+
+
+def _sample(source: VolumeRef, box: Box, plan: Plan) -> npt.NDArray[np.generic]:
+    """Voxels of a box; what is missing is bad input here, since no block was begun."""
+    try:
+        return patiently(
+            lambda: read_box(source, box), seconds=plan.options.patience, doing=f"read {source}"
+        )
+    except BlockImpossible as error:
+        raise BadInput(str(error)) from error
 
 
 def with_grey(job: Job, grey: GreyScale | None) -> Job:

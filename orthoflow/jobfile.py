@@ -6,13 +6,12 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orthoflow.errors import BadInput
 from orthoflow.options import option_names
+from orthoflow.plainyaml import plain_data
 
 PATHS = ("input", "target", "model")
-_MOST_BYTES = 2**20
+_MOST_BYTES = 64 * 2**10
 
 
 def read_job(path: str | Path) -> dict[str, Any]:
@@ -25,16 +24,13 @@ def read_job(path: str | Path) -> dict[str, Any]:
     BadInput
         If there is no such file, it holds no mapping of names, or a name is unknown.
     """
-    file = Path(path)
+    where, file = f"config {path}", Path(path)
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise BadInput(f"config {path} has more than {_MOST_BYTES} bytes; it is no job file")
-        content = yaml.safe_load(file.read_text("utf-8"))
+        with file.open("rb") as stream:
+            stored = stream.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise BadInput(f"config {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise BadInput(f"config {path} is no YAML: {first}") from error
+        raise BadInput(f"{where} cannot be read: {error.strerror}") from error
+    content = plain_data(stored, where=where, limit=_MOST_BYTES)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadInput(f"config {path} holds no mapping; write lines such as overlap: 0.25")
     return _named(content, path)
@@ -53,4 +49,10 @@ def _named(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
         if known[spelling] in found:
             raise BadInput(f"config {path}: {known[spelling]} is given twice; give it once")
         found[known[spelling]] = value
+    if "trust" in found:
+        # Whoever wrote the file may have written the code as well.
+        raise BadInput(
+            f"config {path}: trust is typed, as --trust, by who starts the run; a file that names "
+            "the model too could trust itself"
+        )
     return found

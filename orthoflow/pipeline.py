@@ -8,15 +8,16 @@ import os
 import time
 import uuid
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from orthoflow import driver, graph, work
+from orthoflow import driver, graph
 from orthoflow import job as jobs
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput
 from orthoflow.finalize import complete, done_blocks
 from orthoflow.inputs import find_source
-from orthoflow.models import Model, ModelRef, ref_of
+from orthoflow.models import ModelRef, ref_of
 from orthoflow.options import Options, which_part
 from orthoflow.plan import plan_run
 from orthoflow.records import fingerprint_of, require_same, run_record, run_report, settings_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from orthoflow.inputs import Source
+    from orthoflow.models import Model
     from orthoflow.plan import Plan
 
 
@@ -82,6 +84,9 @@ def run(
     source = find_source(input, wishes)
     reference = model_ref(model, wishes)
     check_output(output, source, wishes)
+    finished = finished_report(output, source, reference, wishes)
+    if finished is not None:
+        return finished
     elsewhere = client is not None or wishes.scheduler is not None
     if not elsewhere:
         wishes = on_device(wishes, None)
@@ -91,9 +96,6 @@ def run(
         if elsewhere:
             plan = replace(plan, options=on_device(wishes, workers))
         settings = settings_of(plan, reference)
-        finished = finished_report(output, settings, wishes)
-        if finished is not None:
-            return finished
         probe_write(output, wishes.storage_option)
         if workers is not None:
             require_same_versions(workers)
@@ -123,7 +125,7 @@ def check_output(output: str | Path, source: Source, options: Options) -> None:
     if has_record(output, "run", options.storage_option):
         record = read_record(output, "run", options.storage_option)
         done = done_blocks(output, record, options)
-        state = f" ({done.count} of {done.total} blocks done)"
+        state = f" ({done.count} of {done.total} blocks of {record['region']} done)"
     raise BadInput(
         f"output {shown} exists{state}; pass resume to go on with it, overwrite to replace it, or "
         "choose another name"
@@ -131,7 +133,7 @@ def check_output(output: str | Path, source: Source, options: Options) -> None:
 
 
 def finished_report(
-    output: str | Path, settings: dict[str, Any], options: Options
+    output: str | Path, source: Source, model: ModelRef, options: Options
 ) -> dict[str, Any] | None:
     """The report of an output that is to be resumed and needs nothing more.
 
@@ -144,13 +146,16 @@ def finished_report(
     if not _resumes(options) or not has_record(output, "run", storage):
         return None
     record = read_record(output, "run", storage)
-    require_same(record, settings, output)
     if not has_record(output, "report", storage):
         return None
     report = read_record(output, "report", storage)
     done = done_blocks(output, record, options)
     if not report.get("complete") or done.count < done.total:
         return None
+    if options.device == "auto":
+        # Nothing is computed, so no device has to be found, which would import torch.
+        options = replace(options, device=str(report["device"]))
+    require_same(record, settings_of(plan_run(source.facts, model.card, options), model), output)
     return report | {"blocks_resumed": done.total}
 
 
@@ -269,7 +274,8 @@ def model_ref(model: str | Path | Model | ModelRef, options: Options) -> ModelRe
     """A reference to whatever names a model."""
     if isinstance(model, ModelRef):
         return model
-    return model.ref() if isinstance(model, Model) else ref_of(model, options.trust)
+    # A model in memory has brought torch along; a name needs none to be looked up.
+    return ref_of(model, options.trust) if isinstance(model, (str, PurePath)) else model.ref()
 
 
 def on_device(options: Options, client: Client | None) -> Options:
@@ -298,6 +304,8 @@ def prepared(
     Loads the network where the work will run, and looks at voxels if it has to: what fails here
     fails before anything is created.
     """
+    from orthoflow import work  # noqa: PLC0415 - imports torch
+
     maker = graph.Direct() if client is None else graph.Submit(client, token)
     samples = None
     if source.array is not None and job.plan.needs_statistics:
@@ -305,9 +313,11 @@ def prepared(
         samples = [maker.voxels(source.array, box) for box in boxes]
     grey = maker.task("statistics", "volume", jobs.measure, job, samples)
     loaded = maker.task("model", "load", work.load, job)
-    if client is not None:
-        grey, _ = client.gather([grey, loaded])
-    return maker.task("job", "shared", jobs.with_grey, job, grey), grey
+    if client is None:
+        return jobs.with_grey(job, grey), grey
+    grey, _ = client.gather([grey, loaded])
+    parcel = graph.Parcel.of(jobs.with_grey(job, grey))
+    return parcel or maker.task("job", "shared", jobs.with_grey, job, grey), grey
 
 
 def _silent(progress: driver.Progress) -> None:

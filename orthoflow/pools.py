@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import queue
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distributed import Client, Future
+    from tornado.ioloop import IOLoop
 
     from orthoflow.window import Key, Pool, Ticket
 
@@ -93,7 +95,8 @@ class Workers:
         self._run = run
         self._numbers = itertools.count(1)
         self._futures: dict[Ticket, Future[Any]] = {}
-        self._ended: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Ticket, Any]] = queue.SimpleQueue()
+        self._outcomes: dict[Ticket, Any] = {}
         self._size = (float("-inf"), 1)
 
     def size(self) -> int:
@@ -121,46 +124,36 @@ class Workers:
         futures = self._ask(lambda: build(graph.Submit(self._client, run, allowed)))
         for future in futures.values():
             self._futures[str(future.key)] = future
-            future.add_done_callback(self._end)
+            self._loop().add_callback(self._fetch, future)
         return {key: str(future.key) for key, future in futures.items()}
 
     def wait(self, seconds: float) -> Ticket | None:
         """The next task that has ended."""
         try:
-            ticket = self._ended.get(timeout=seconds) if seconds > 0 else self._ended.get_nowait()
+            ticket, outcome = self._ended.get(timeout=max(seconds, 1e-6))
         except queue.Empty:
             if self._client.status not in {"running", "connecting"}:
                 raise self._lost() from None
             return None
-        future = self._futures.get(ticket)
-        if future is not None and future.status in {"lost", "pending"}:
-            # Its worker died before the result was fetched: the scheduler has it made again.
-            future.add_done_callback(self._end)
-            return None
+        self._outcomes[ticket] = outcome
         return ticket
 
     def outcome(self, ticket: Ticket, key: Key) -> Any:
         """What the task returned or raised."""
-        from distributed.client import FutureCancelledError  # noqa: PLC0415 - slow to import
-        from distributed.scheduler import KilledWorker  # noqa: PLC0415
+        from distributed.scheduler import KilledWorker  # noqa: PLC0415 - slow to import
 
-        future = self._futures[ticket]
-        if future.status == "cancelled":
+        outcome = self._outcomes[ticket]
+        if isinstance(outcome, asyncio.CancelledError):
             return self._lost()
-        error = future.exception()
-        if error is None:
-            try:
-                return self._ask(future.result)
-            except FutureCancelledError:  # while it was fetched
-                return self._lost()
-        if isinstance(error, KilledWorker):
-            message = f"its workers died {error.allowed_failures + 1} times: {error.task}"
-            own = str(error.task).endswith(f"-{key}")
+        if isinstance(outcome, KilledWorker):
+            message = f"its workers died {outcome.allowed_failures + 1} times: {outcome.task}"
+            own = str(outcome.task).endswith(f"-{key}")
             return Poison(message) if own else BlockFailed(message)
-        return error
+        return outcome
 
     def drop(self, ticket: Ticket) -> None:
         """Release the future; the scheduler forgets the task."""
+        self._outcomes.pop(ticket, None)
         future = self._futures.pop(ticket, None)
         if future is not None:
             future.release()
@@ -175,12 +168,27 @@ class Workers:
             return parts._replace(netloc=f"127.0.0.1:{parts.port}").geturl()
         return link
 
-    def _end(self, future: Future[Any]) -> None:
-        self._ended.put(str(future.key))
+    def _loop(self) -> IOLoop:
+        loop = self._client.loop
+        if loop is None:
+            raise self._lost()
+        return loop
+
+    async def _fetch(self, future: Future[Any]) -> None:
+        """Bring a task's result here, or its error.
+
+        In the client's own thread, so that a result that lies on a frozen worker holds up no other.
+        One that dies with its worker is made again by the scheduler.
+        """
+        fetching = self._client.gather(future, asynchronous=True)
+        found = await asyncio.gather(fetching, return_exceptions=True)
+        self._ended.put((str(future.key), found[0]))
 
     def _elsewhere(self, ticket: Ticket) -> list[str]:
-        """Workers that neither run the task nor have fallen silent."""
-        busy = {
+        """Workers that neither run the task, nor hold its result, nor have fallen silent."""
+        future = self._futures[ticket]
+        busy = set(self._ask(lambda: self._client.who_has([future]))[ticket])
+        busy |= {
             address
             for address, keys in self._ask(self._client.processing).items()
             if ticket in keys

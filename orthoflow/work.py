@@ -349,6 +349,8 @@ def _count(tally: Tally, count: Count) -> None:
     tally.skipped += count.skipped
     tally.tiles += count.tiles
     tally.network_pixels += count.pixels
+    for size, times in count.halved.items():
+        tally.halved[size] = tally.halved.get(size, 0) + times
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.s3", "tests.ceph", "tests.rclone", "tests.proxy"]
+pytest_plugins = ["tests.s3", "tests.ceph", "tests.rclone", "tests.proxy", "tests.commands"]
 
 settings.register_profile(
     "ci",

@@ -27,6 +27,11 @@ def by_name(checks, topic):
 
 
 @pytest.fixture
+def short_waits(monkeypatch):
+    monkeypatch.setattr("orthoflow.cluster._TIMEOUT", 0.2)
+
+
+@pytest.fixture
 def versions(monkeypatch):
     """Versions that are stated in place of what is installed; None for absent."""
     stated = {}
@@ -204,6 +209,25 @@ def worker_with(folder, address, *, without=()):
     )
 
 
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("name", ["fsspec", "distributed", "zarr"])
+def test_without_a_package_the_rest_is_looked_at(versions, monkeypatch, tmp_path, name):
+    """orthoflow cannot work without these, and says so itself."""
+    for module in [one for one in sys.modules if one.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    versions[name] = None
+    checks = doctor.examine(tmp_path, scheduler=f"tcp://127.0.0.1:{free_port()}")
+    assert by_name(checks, "software")[name].verdict == "fails"
+    store, cluster = by_name(checks, "store"), by_name(checks, "cluster")
+    if name == "fsspec":
+        assert store["reach"].verdict == "fails"
+    else:
+        assert store["write"].verdict == "ok"
+    assert cluster["scheduler"].verdict == "fails"
+    assert all(check.remedy for check in checks if check.verdict == "fails")
+
+
 @pytest.mark.slow
 def test_workers_with_other_versions_are_named(tmp_path):
     from distributed import Client, LocalCluster
@@ -255,8 +279,8 @@ def test_a_scheduler_with_another_dask_is_named():
     assert "distributed" not in found
 
 
-def test_a_scheduler_that_does_not_answer_is_a_verdict(monkeypatch):
-    monkeypatch.setattr("orthoflow.cluster._TIMEOUT", 0.2)
+@pytest.mark.usefixtures("short_waits")
+def test_a_scheduler_that_does_not_answer_is_a_verdict():
     for address in (f"tcp://127.0.0.1:{free_port()}", "nonsense"):
         found = by_name(doctor.examine(scheduler=address), "cluster")
         assert found["scheduler"].verdict == "fails"

@@ -249,5 +249,5 @@ def doctor(
     failing = {check.topic for check in checks if check.verdict == "fails"}
     if "store" in failing:
         sys.exit(EXIT_STORE)
-    if "cluster" in failing:
+    if failing:
         sys.exit(EXIT_BAD_INPUT)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from orthoflow.errors import BlockFailed
+from orthoflow.errors import BlockImpossible
 from orthoflow.geometry.orientations import ORIENTATIONS
+from orthoflow.kernels.network import Runner
 from orthoflow.kernels.prepare import constant_planes, normalize_patches, normalize_volume
 from orthoflow.reduce.blend import FIXED_POINT_SCALE, LOGIT_LIMIT, Sums
 
@@ -62,6 +62,12 @@ class Count:
     pixels: int = 0
     patches: int = 0
     skipped: int = 0
+    halved: dict[str, int] = field(default_factory=dict)
+    """How often a batch did not fit into the device's memory, by the size that was tried next."""
+
+
+Groups = tuple["Position", "npt.NDArray[np.intp]"]
+"""Groups of one position, by number."""
 
 
 def oriented(voxels: torch.Tensor, orientation: str) -> torch.Tensor:
@@ -91,11 +97,13 @@ def infer_shares(
     collector = _Collector(patches, recipe, (stack, *spans), planes.voxels.device)
     source = _Source(planes, orientation.spans(planes.box), recipe, tiling.planes)
     count = Count()
-    for batch in _batches(tiling, shares, source, collector, count, recipe):
+    runner = Runner(model, recipe)
+    wanted = _Wanted(tiling, shares, recipe, count)
+    for batch in _batches(wanted, source, collector, runner):
         tiles = torch.cat([source.tiles(position, groups) for position, groups in batch])
-        logits = _run(model, tiles, recipe)
+        logits = runner.logits(tiles)
         if not bool(torch.isfinite(logits.sum())):
-            raise _not_finite(logits, tiling.orientation, batch[0])
+            _require_finite(logits, tiling, batch)
         logits = logits.clamp_(-LOGIT_LIMIT, LOGIT_LIMIT)
         count.tiles += len(tiles)
         count.pixels += tiles[:, 0].numel()
@@ -103,26 +111,33 @@ def infer_shares(
         for position, groups in batch:
             collector.add(position, groups, logits[offset : offset + len(groups)])
             offset += len(groups)
+    count.halved = runner.halved
     return collector.sums(tiling.orientation, target), count
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be run, and where it is counted."""
+
+    tiling: Tiling
+    shares: Sequence[Share]
+    recipe: Recipe
+    count: Count
+
+
 def _batches(
-    tiling: Tiling,
-    shares: Sequence[Share],
-    source: _Source,
-    collector: _Collector,
-    count: Count,
-    recipe: Recipe,
-) -> Iterator[list[tuple[Position, npt.NDArray[np.intp]]]]:
-    """Groups to run, `recipe.batch` tiles at a time; one position may follow another."""
-    batch: list[tuple[Position, npt.NDArray[np.intp]]] = []
-    room = recipe.batch
-    for share in shares:
+    wanted: _Wanted, source: _Source, collector: _Collector, runner: Runner
+) -> Iterator[list[Groups]]:
+    """Groups to run, as many tiles at a time as fit; one position may follow another."""
+    batch: list[Groups] = []
+    room = runner.batch
+    count, planes = wanted.count, wanted.tiling.planes
+    for share in wanted.shares:
         position = share.position
         groups = np.arange(*share.groups)
-        first, end = share.planes(tiling.planes)
+        first, end = share.planes(planes)
         count.patches += end - first
-        if recipe.skip_empty:
+        if wanted.recipe.skip_empty:
             empty = source.empty(position, first, end)
             if empty.any():
                 count.skipped += int(empty.sum())
@@ -136,7 +151,7 @@ def _batches(
             groups = groups[len(batch[-1][1]) :]
             if room == 0:
                 yield batch
-                batch, room = [], recipe.batch
+                batch, room = [], runner.batch
     if batch:
         yield batch
 
@@ -284,64 +299,20 @@ def as_index(places: npt.NDArray[np.intp], device: torch.device) -> slice | torc
     return torch.from_numpy(places).to(device)
 
 
-def _run(model: Model, tiles: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Logits (n, channels, *tile) float32: the mean over the views of the TTA."""
-    short = recipe.batch - len(tiles)
-    count = len(tiles)
-    if tiles.is_cuda and short:
-        # One batch shape: kernels chosen by shape must not change the answer's rounding.
-        tiles = torch.cat([tiles, tiles.new_zeros((short, *tiles.shape[1:]))])
-    views = _views(recipe.tta, tiles.ndim - 2)
-    total = None
-    for flips, axes in views:
-        seen = tiles.flip(flips) if flips else tiles
-        seen = seen.transpose(*axes) if axes else seen
-        logits = _logits(model, seen)
-        logits = logits.transpose(*axes) if axes else logits
-        logits = logits.flip(flips) if flips else logits
-        total = logits if total is None else total + logits
-    assert total is not None
-    if len(views) > 1:
-        total = total * (1.0 / len(views))
-    if recipe.foreground_only:
-        total = total[:, 1:2] - total[:, 0:1]
-    return total[:count]
-
-
-def _logits(model: Model, tiles: torch.Tensor) -> torch.Tensor:
-    try:
-        return model(tiles).float()
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BlockFailed(
-            f"the network failed on tiles {tuple(tiles.shape)}: {type(error).__name__}: {reason}"
-        ) from error
-
-
-def _views(tta: str, axes: int) -> list[tuple[tuple[int, ...], tuple[int, int] | None]]:
-    """Axes to flip and to transpose, per view: all flips, or the transposes with rows (or z)."""
-    spatial = range(2, 2 + axes)
-    if tta == "mirroring":
-        return [
-            (flips, None) for n in range(axes + 1) for flips in itertools.combinations(spatial, n)
-        ]
-    if tta == "rotation":
-        # vesuvius: the identity and the transposes of the first axis (z) with each other one.
-        return [((), None), *(((), (2, axis)) for axis in spatial if axis != 2)]
-    return [((), None)]
-
-
-def _not_finite(
-    logits: torch.Tensor,
-    orientation: str,
-    first: tuple[Position, npt.NDArray[np.intp]],
-) -> BlockFailed:
-    bad = int((~torch.isfinite(logits)).sum())
-    position, groups = first
-    spans = ",".join(f"{a}:{b}" for a, b in position.spans)
-    return BlockFailed(
-        f"the network gave {bad} logits that are NaN or infinite, in {orientation} planes from "
-        f"{int(groups[0]) * position.count} and rows and columns {spans} on; nothing was blended"
+def _require_finite(logits: torch.Tensor, tiling: Tiling, batch: list[Groups]) -> None:
+    """Refuse logits that are no numbers, and say where; sums of large numbers may overflow too."""
+    bad = ~torch.isfinite(logits)
+    count = int(bad.sum())
+    if not count:
+        return
+    first = int(bad.flatten(1).any(1).nonzero()[0])
+    position, group = [(where, group) for where, groups in batch for group in groups][first]
+    planes = (int(group) * position.count, int(group + 1) * position.count)
+    box = ORIENTATIONS[tiling.orientation].box(
+        (planes[0], min(planes[1], tiling.planes)), position.spans
+    )
+    raise BlockImpossible(
+        f"the network gave {count} logits that are NaN or infinite in a batch, the first in the "
+        f"{tiling.orientation} patch {box} (z,y,x as the network sees them); nothing was blended; "
+        "look at the input there, or try precision float32"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import yaml
 
 from orthoflow.errors import BadInput
+from orthoflow.plainyaml import plain_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,8 @@ DEFAULT_TILE_STRIDE = 16
 """Phase assumed of a network with a fixed input whose card states none."""
 CPU_BATCH_PIXELS = 2**16
 """Tiles that go through a CPU together: one of 256 x 256, four of 128 x 128."""
+MOST_NUMBERS = 2**30
+"""In the input or the logits of the smallest tile that a network takes: 4 GiB of float32."""
 
 # Facts that leave every output voxel as it is; they stay out of the digest.
 PROSE = frozenset(
@@ -240,16 +243,8 @@ def parse_card(text: str | bytes, *, where: str) -> Card:
     BadInput
         Naming the file, for text that is too long, no YAML mapping, or not a card.
     """
-    if len(text) > MAX_CARD_BYTES:
-        raise BadInput(f"{where} has {len(text)} bytes; a card has at most {MAX_CARD_BYTES}")
-    try:
-        # A card of nested aliases would unfold into gigabytes in the first message that shows it.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise BadInput(f"{where} uses YAML aliases; write the values out")
-        facts = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{where} is not plain YAML: {reason}") from error
+    content = text.encode() if isinstance(text, str) else text
+    facts = plain_data(content, where=where, limit=MAX_CARD_BYTES)
     if not isinstance(facts, dict):
         raise BadInput(f"{where} holds {type(facts).__name__}, a card is a mapping of fields")
     try:
@@ -292,6 +287,13 @@ def _check_size(card: Card) -> None:
     _integer("card stride", card.stride, least=0)
     if card.reach is not None:
         _integer("card reach", card.reach, least=0)
+    # Each network is tried with such a tile when it is loaded.
+    numbers = math.prod(card.example_shape()) * max(card.channels, card.outputs)
+    if numbers > MOST_NUMBERS:
+        raise BadInput(
+            f"card {card.name!r}: its smallest tile {card.example_shape()} with {card.channels} "
+            f"channels and {card.outputs} outputs has {numbers} numbers; at most {MOST_NUMBERS}"
+        )
 
 
 def _check_figures(card: Card) -> None:

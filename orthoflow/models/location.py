@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
+import re
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -11,9 +11,12 @@ from urllib.parse import urlsplit
 import fsspec
 
 from orthoflow.errors import BadInput, StoreRefused
+from orthoflow.hosts import is_metadata, is_this_machine
 
 SCHEMES = frozenset({"file", "memory", "s3", "gs", "az", "abfs", "https"})
 PIECE_BYTES = 16 * 2**20
+
+_QUERY = re.compile(r"\?[^\s'\")]+")
 
 
 def checked_location(name: str) -> str:
@@ -25,7 +28,8 @@ def checked_location(name: str) -> str:
         For a chain of protocols, another scheme, credentials or a query in the URL, or this host.
     """
     if "::" in name:
-        raise BadInput(f"model {name!r} chains protocols with '::'; give one plain path or URL")
+        # What stands between the protocols may be a password.
+        raise BadInput("model URL chains protocols with '::'; give one plain path or URL")
     if "://" not in name:
         return str(Path(name).expanduser().resolve())
     url = urlsplit(name)
@@ -37,8 +41,9 @@ def checked_location(name: str) -> str:
             f"model URL on {url.hostname} carries credentials or a query; leave them out and give "
             "credentials by the environment"
         )
-    if url.scheme == "https" and _is_local(url.hostname or ""):
-        raise BadInput(f"model URL host {url.hostname!r} is this machine or its link; use a path")
+    host = url.hostname or ""
+    if url.scheme == "https" and (is_this_machine(host) or is_metadata(host)):
+        raise BadInput(f"model URL host {host!r} is this machine or its link; use a path")
     return name
 
 
@@ -62,7 +67,9 @@ def read_location(location: str, *, limit: int) -> bytes:
     except ImportError as error:
         raise BadInput(f"cannot read {location}: {error}") from error
     except OSError as error:
-        raise StoreRefused(f"cannot read {location}: {error}") from error
+        # An address that a server redirected to may carry a signature.
+        reason = _QUERY.sub("?...", " ".join(str(error).split()))[:300]
+        raise StoreRefused(f"cannot read {location}: {reason}") from error
     if len(content) > limit:
         raise BadInput(f"{location} has more than {limit} bytes; that is no file of a model")
     return content
@@ -79,13 +86,3 @@ def _read_at_most(file: IO[bytes], limit: int) -> bytes:
     while len(content) < limit and (piece := file.read(min(PIECE_BYTES, limit - len(content)))):
         content += piece
     return bytes(content)
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_link_local or address.is_unspecified

@@ -177,7 +177,7 @@ def python_object(source: Source) -> tuple[str, str]:
 def _bundled(name: str) -> Source:
     folder = BUNDLED / f"demo-{name}"
     known = sorted(path.name for path in BUNDLED.glob("demo-*"))
-    if folder.name not in known:
+    if f"demo-{name}" not in known:
         names = ", ".join(item.replace("-", ":", 1) for item in known) or "none"
         raise BadInput(f"no bundled model 'demo:{name}'; bundled: {names}")
     return Source(f"demo:{name}", "folder", str(folder / WEIGHTS_FILE), str(folder / CARD_FILE))
@@ -217,9 +217,17 @@ def _find_spec(name: str, search: Iterable[str] | None) -> importlib.machinery.M
     return None
 
 
-def _is_torchscript(content: bytes) -> bool:
+def archive_sizes(content: bytes) -> dict[str, int]:
+    """Members of a zip archive and their decoded sizes; empty for a file of another kind."""
     if not zipfile.is_zipfile(BytesIO(content)):
-        return False
-    with zipfile.ZipFile(BytesIO(content)) as archive:
-        names = {name.partition("/")[2] for name in archive.namelist()}
+        return {}
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            return {one.filename.partition("/")[2]: one.file_size for one in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # torch says what is wrong
+        return {}
+
+
+def _is_torchscript(content: bytes) -> bool:
+    names = archive_sizes(content)
     return "constants.pkl" in names or any(name.startswith("code/") for name in names)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orthoflow.plan.plan import Plan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Extent:
     """How far one block reaches along one axis."""
 
@@ -150,7 +150,7 @@ def _alike(ways: list[_Way], axis: int, count: int) -> list[list[int]]:
     """Places along an axis, by what is computed there."""
     found: dict[object, list[int]] = {}
     for number in range(count):
-        found.setdefault(tuple(way.pattern(axis, number) for way in ways), []).append(number)
+        found.setdefault(tuple(way.patterns[axis][number] for way in ways), []).append(number)
     return list(found.values())
 
 
@@ -181,10 +181,11 @@ class _Way:
         self._stacks = stacks
         self.needs = needs
         """By volume axis and place."""
-        self._patterns: dict[object, int] = {}
         layouts = itertools.product(*(set(layouts) for layouts in tiling.layouts))
         self._group_sizes = sorted({math.prod(x.count for x in some) for some in layouts})
         self._spans: dict[object, Span | None] = {}
+        self.patterns = [self._patterns(axis, len(along)) for axis, along in enumerate(needs)]
+        """By volume axis and place: numbers that places share where the same is computed."""
 
     @classmethod
     def of(cls, tiling: Tiling, along: list[list[_Place]]) -> _Way:
@@ -211,15 +212,15 @@ class _Way:
         stack = NO_STACK if orientation.stack is None else self._stacks[number[orientation.stack]]
         return count_shares(self._tiling, kinds, stack)
 
-    def pattern(self, axis: int, number: int) -> int:
-        """A number that places along an axis share where the same patches are computed."""
-        pattern: tuple[object, ...]
+    def _patterns(self, axis: int, count: int) -> list[int]:
+        known: dict[object, int] = {}
+        found: list[object]
         if axis == self._orientation.stack:
-            pattern = tuple(self._run(size, number) for size in self._group_sizes)
+            found = [tuple(self._run(size, n) for size in self._group_sizes) for n in range(count)]
         else:
-            kinds = self._kinds[self._orientation.plane.index(axis)][number]
-            pattern = tuple((kind.layout, kind.turn, kind.times) for kind in kinds)
-        return self._patterns.setdefault((axis, pattern), len(self._patterns))
+            by_place = self._kinds[self._orientation.plane.index(axis)]
+            found = [tuple((k.layout, k.turn, k.times) for k in kinds) for kinds in by_place]
+        return [known.setdefault(pattern, len(known)) for pattern in found]
 
     def _run(self, size: int, number: int) -> tuple[int, int]:
         """Groups of `size` planes, and by how many planes the last one exceeds the stack."""
@@ -231,8 +232,8 @@ class _Way:
 
         `one` is its place along the other axes, or one like it.
         """
-        others = tuple(self.pattern(a, one[a]) for a in range(3) if a != axis)
-        key = (axis, number, others)
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        key = (axis, number, self.patterns[a][one[a]], self.patterns[b][one[b]])
         if key not in self._spans:
             place = [number if a == axis else one[a] for a in range(3)]
             box = self.count(place).box

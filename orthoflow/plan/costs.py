@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,7 +69,7 @@ def total_work(plan: Plan) -> Work:
 def _largest(extents: Iterable[Extent]) -> list[Extent]:
     """Those that no other one exceeds in everything."""
     found: list[Extent] = []
-    for extent in sorted(extents, key=astuple, reverse=True):
+    for extent in sorted(extents, reverse=True):
         if not any(_covers(other, extent) for other in found):
             found.append(extent)
     return found

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,6 +57,17 @@ class Outline:
     """In voxels of the input; level 0 of every array covers it."""
     block: Triple
     output: OutputSpec
+    folders: dict[str, tuple[int, int]] = field(init=False, repr=False, compare=False)
+    """Numbers of array and level, by the folder where their objects lie."""
+
+    def __post_init__(self) -> None:
+        levels = (
+            (array.path, number, level)
+            for number, array in enumerate(self.output.arrays)
+            for level in range(len(array.levels))
+        )
+        found = {chunk_folder(self.output, path, level): (n, level) for path, n, level in levels}
+        object.__setattr__(self, "folders", found)
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Outline:
@@ -129,7 +139,7 @@ class Outline:
         """Which shard is stored under a key; None where none is."""
         parts = key.split("/")
         for count in (3, 4):
-            found = _folders(self.output).get("/".join(parts[:-count]))
+            found = self.folders.get("/".join(parts[:-count]))
             if found is None or len(parts) <= count:
                 continue
             array, level = found
@@ -173,7 +183,7 @@ class Outline:
     def opened(self) -> set[str]:
         """Folders that hold folders of shards: they are listed one level at a time."""
         folders = {""}
-        for folder in _folders(self.output):
+        for folder in self.folders:
             parts = folder.split("/")
             folders |= {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
         return folders
@@ -250,16 +260,6 @@ class Ledger:
             grid = array.levels[slot.level].grid
             self._tables[key] = np.zeros((max(1, array.classes), *grid), _ENTRY)
         return self._tables[key]
-
-
-@functools.lru_cache(maxsize=16)
-def _folders(output: OutputSpec) -> dict[str, tuple[int, int]]:
-    """Numbers of array and level, by the folder where their objects lie."""
-    return {
-        chunk_folder(output, array.path, level): (number, level)
-        for number, array in enumerate(output.arrays)
-        for level in range(len(array.levels))
-    }
 
 
 def _slot(array: int, level: int, parts: list[str], shape: tuple[int, ...]) -> Slot | None:

@@ -44,6 +44,7 @@ _NAME = re.compile(r"run|finalize|part-([0-9]{1,9})-of-([0-9]{1,9})")
 _SETTLE = 1.0
 """Seconds after which a store that creates twice has settled who came last."""
 _TRIES = 5
+_LONGEST_BEAT = 10.0
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("name", "owner", "host", "machine", "process"), (str,)),
     **dict.fromkeys(("started", "beat"), (int, float)),
@@ -154,7 +155,8 @@ def hold(  # noqa: PLR0913 - times and facts have defaults
         yield me.lock
     finally:
         ended.set()
-        keeper.join()
+        # A store that hangs must not keep the run; what is written late is found dead.
+        keeper.join(_LONGEST_BEAT)
         me.release()
 
 
@@ -266,13 +268,12 @@ class _Keeper:
                 return
 
     def beat(self) -> None:
-        stored = read_object(self.own, limit=LOCK_LIMIT)
-        there = None if stored is None else _holder_from(stored)
+        there, holder = _read(self.own)
         self.holder = replace(self.holder, beat=time.time(), facts=self.facts())
-        if stored is None:
+        if not there:
             # Cleared by one who takes over, and is here next; or by hand.
             self.lock.lost = not create_object(self.own, self.bytes())
-        elif there is not None and there.owner != self.holder.owner:
+        elif holder is not None and holder.owner != self.holder.owner:
             self.lock.lost = True
         else:
             write_object(self.own, self.bytes())
@@ -295,9 +296,8 @@ class _Keeper:
                 folder.parent.parent.rmdir()
 
     def is_mine(self) -> bool:
-        stored = read_object(self.own, limit=LOCK_LIMIT)
-        there = None if stored is None else _holder_from(stored)
-        return there is not None and there.owner == self.holder.owner
+        _, holder = _read(self.own)
+        return holder is not None and holder.owner == self.holder.owner
 
     def bytes(self) -> bytes:
         return seal(asdict(self.holder))
@@ -324,18 +324,21 @@ def _holders(folder: Location) -> Iterator[tuple[str, Holder | None]]:
         name = file.removesuffix(".json")
         if name == file or not _NAME.fullmatch(name):
             continue
-        stored = read_object(folder.child(file), limit=LOCK_LIMIT)
-        if stored is not None:
-            yield name, _holder_from(stored)
+        there, holder = _read(folder.child(file))
+        if there:
+            yield name, holder if holder is None or holder.name == name else None
 
 
-def _holder_from(stored: bytes) -> Holder | None:
-    """The holder that a lock names, which may come from anywhere."""
+def _read(place: Location) -> tuple[bool, Holder | None]:
+    """Whether a lock is there, and who holds it; it may come from anywhere."""
     try:
+        stored = read_object(place, limit=LOCK_LIMIT)
+        if stored is None:
+            return False, None
         content = unseal(stored, "lock")
     except BadInput:
-        return None
+        return True, None
     if set(content) != {one.name for one in fields(Holder)}:
-        return None
+        return True, None
     right = all(isinstance(content[name], kinds) for name, kinds in _KINDS.items())
-    return Holder(**content) if right else None
+    return True, Holder(**content) if right else None

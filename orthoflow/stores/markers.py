@@ -200,7 +200,7 @@ def _folder(place: Location, fingerprint: str, *, failed: bool = False) -> Locat
 
 
 def _names(folder: Location) -> Iterator[str]:
-    for name, _ in list_objects(folder):
+    for name, _ in list_objects(folder, sized=False):
         if name.endswith(".json"):
             yield name.removesuffix(".json")
 

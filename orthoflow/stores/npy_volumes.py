@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tokenize
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orthoflow.errors import BadInput
-from orthoflow.stores.answers import refusals
+from orthoflow.stores.answers import first_line, refusals
 from orthoflow.stores.formats import Stored, no_inner_arrays
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from orthoflow.stores.urls import Location
 
 _HEADER_LIMIT = 64 * 2**10
+_MOST_VOXELS = 2**48
+"""Along one axis."""
+# What NumPy and the parser of Python's literals raise for headers that are none.
+_HEADER_ERRORS = (
+    *(ValueError, KeyError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +133,11 @@ def _header(place: Location) -> _Header:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(stream)
-    except (ValueError, KeyError, EOFError) as error:
-        raise BadInput(f"{place} is not a readable .npy file: {error}") from error
+    except _HEADER_ERRORS as error:
+        # NumPy's further lines advise to trust the file.
+        raise BadInput(f"{place} is not a readable .npy file: {first_line(error)}") from error
+    if not all(type(side) is int and 0 <= side <= _MOST_VOXELS for side in shape):
+        raise BadInput(f"{place} states shape {shape}, which cannot be")
     header = _Header(shape, fortran, dtype, stream.tell())
     needed = header.offset + math.prod(shape) * dtype.itemsize
     if size < needed:

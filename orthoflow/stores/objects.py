@@ -40,6 +40,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 _THREADS = 8
 _CREATE_TRIES = 5
 _CREATE_WAIT = 0.2
+_FOLDER_TRIES = 5
 _PATIENCE = 60.0
 """Seconds that one batch of a long listing or reading may wait for a store."""
 
@@ -168,7 +169,11 @@ def list_names(place: Location) -> list[str]:
 
 
 def list_objects(
-    place: Location, opened: Collection[str] = (), closed: Collection[str] = ()
+    place: Location,
+    opened: Collection[str] = (),
+    closed: Collection[str] = (),
+    *,
+    sized: bool = True,
 ) -> Iterator[tuple[str, int]]:
     """Every object below `place` and its size, in no order; -1 for links, pipes and the like.
 
@@ -179,10 +184,12 @@ def list_objects(
         another folder comes in one listing, which is quick but held in memory as a whole.
     closed
         Folders that are not looked into; what holds them has to be opened.
+    sized
+        Whether sizes are wanted; files of this machine are listed quicker without, as of size 0.
     """
     if place.is_local:
         with refusals(place, "list"):
-            yield from _files(place.url, closed)
+            yield from _files(place.url, closed, sized=sized)
         return
     fs, root = place.filesystem()
     folders = [""]
@@ -234,10 +241,16 @@ def delete_tree(place: Location) -> None:
 @contextmanager
 def _partial(target: Path, content: bytes) -> Iterator[Path]:
     """A file beside `target` that holds `content`; gone at the end."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_bytes(content)
+        for left in reversed(range(_FOLDER_TRIES)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.write_bytes(content)
+                break
+            except FileNotFoundError:  # somebody has just removed the empty folder
+                if not left:
+                    raise
         yield partial
     finally:
         partial.unlink(missing_ok=True)
@@ -305,13 +318,19 @@ def _read_file(path: str, limit: int) -> bytes | None:
         if error.errno != errno.ELOOP:
             raise
         return b""
-    with open(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            return None if stat.S_ISDIR(mode) else b""
         content = b""
-        while len(content) <= limit and (piece := file.read(limit + 1 - len(content))):
+        while len(content) <= limit:
+            piece = os.read(descriptor, limit + 1 - len(content))
+            if not piece:
+                break
             content += piece
         return content
+    finally:
+        os.close(descriptor)
 
 
 def _read_remote(fs: Any, root: str, names: list[str], limit: int) -> list[bytes | None]:
@@ -330,7 +349,7 @@ def _read_remote(fs: Any, root: str, names: list[str], limit: int) -> list[bytes
     return found
 
 
-def _files(folder: str, closed: Collection[str]) -> Iterator[tuple[str, int]]:
+def _files(folder: str, closed: Collection[str], *, sized: bool) -> Iterator[tuple[str, int]]:
     folders = [(folder, "")]
     while folders:
         path, prefix = folders.pop()
@@ -344,12 +363,12 @@ def _files(folder: str, closed: Collection[str]) -> Iterator[tuple[str, int]]:
                 if entry.is_dir(follow_symlinks=False):
                     folders += [(entry.path, f"{name}/")] if name not in closed else []
                     continue
+                plain = entry.is_file(follow_symlinks=False)
                 try:
-                    facts = entry.stat(follow_symlinks=False)
+                    size = entry.stat(follow_symlinks=False).st_size if sized and plain else 0
                 except FileNotFoundError:  # the partial file of somebody who writes just now
                     continue
-                plain = stat.S_ISREG(facts.st_mode)
-                yield name, facts.st_size if plain else -1
+                yield name, size if plain else -1
 
 
 def _listing(fs: Any, path: str, *, flat: bool) -> list[dict[str, Any]]:

@@ -249,7 +249,7 @@ def _record(place: Location, name: str) -> dict[str, Any]:
     stored = read_object(one, limit=RECORD_LIMIT)
     if stored is None:
         raise BadInput(f"no record at {one}; is this the output of an orthoflow run?")
-    return unseal(stored, f"{one}", exact=False)
+    return unseal(stored, f"{one}", exact=False, indent=_INDENT)
 
 
 def _level_of(spec: OutputSpec, path: str, level: int) -> tuple[ArraySpec, LevelSpec]:
@@ -294,7 +294,9 @@ def _joined(place: Location, fingerprint: str) -> dict[str, Any] | None:
             continue
         stored = read_object(unfinished, limit=RECORD_LIMIT)
         if stored is not None:
-            _check_creating(unseal(stored, f"{unfinished}", exact=False), fingerprint, place)
+            _check_creating(
+                unseal(stored, f"{unfinished}", exact=False, indent=_INDENT), fingerprint, place
+            )
             return None
 
 

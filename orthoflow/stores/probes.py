@@ -390,7 +390,7 @@ def _asked(name: str, probe: Callable[[Location], Check], place: Location) -> Ch
 
 
 def _troubles() -> tuple[type[Exception], ...]:
-    return (BadInput, *store_errors())
+    return (BadInput, ImportError, *store_errors())
 
 
 def _ok(name: str, found: str) -> Check:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from typing import Any
 
 from orthoflow.errors import BadInput
 
 DIGEST = "digest"
-"""Name of the entry that holds the digest of all the others; the last one as stored."""
+"""Name of the entry that holds the digest of all the others; the first one as stored."""
 
 _SIZE = 16
 
@@ -23,15 +24,16 @@ def digest_of(content: bytes | memoryview) -> str:
 
 
 def seal(content: dict[str, Any], *, indent: int | None = None) -> bytes:
-    """A JSON object as bytes, with its digest as the last entry.
+    """A JSON object as bytes, with the digest of those bytes as its first entry.
 
     >>> seal({"b": 1, "a": [2.0]})
-    b'{"b":1,"a":[2.0],"digest":"b704184ee007571e58baee62ce0362ae"}'
+    b'{"digest":"8c1e0bd9afea2232fad87c270208e7c6","b":1,"a":[2.0]}'
     """
-    if DIGEST in content:
-        raise BadInput(f"a record has no entry {DIGEST!r} of its own: that is its digest")
-    plain = json.loads(json.dumps(content, allow_nan=False))
-    return _encoded(plain, _digest(plain), indent)
+    if DIGEST in content or not content:
+        raise BadInput(f"a record has entries, and none called {DIGEST!r}: that is its digest")
+    # Entries whose names are no text become such; what comes back is what is sealed.
+    body = _encoded(json.loads(json.dumps(content, allow_nan=False)), indent)
+    return _joined(body, digest_of(body), indent)
 
 
 def unseal(
@@ -56,16 +58,19 @@ def unseal(
     BadInput
         If the bytes are no JSON object, or not what was sealed.
     """
+    head = len(_joined(b"", "0" * 2 * _SIZE, indent))
+    body = (b"{" if indent is None else b"{\n") + stored[head:]
+    digest = digest_of(body)
+    if _joined(body, digest, indent) == stored:
+        return parse_object(body, named)
     content = parse_object(stored, named)
-    digest = content.pop(DIGEST, None)
-    if digest is None and not exact:
-        return content
-    try:
-        same = digest == _digest(content)
-        same = same and (not exact or _encoded(content, digest, indent) == stored)
-    except (ValueError, RecursionError):  # NaN, which is no JSON, or too deep to be ours
-        same = False
+    found = content.pop(DIGEST, None)
+    same = found is None
     if not same:
+        # Other white space than ours; in the order of its entries.
+        with suppress(ValueError, RecursionError):  # NaN, which is no JSON, or too deep
+            same = digest_of(_encoded(content, indent)) == found
+    if exact or not same:
         raise BadInput(f"{named} was changed since it was written: its digest differs")
     return content
 
@@ -87,12 +92,13 @@ def parse_object(stored: bytes, named: str) -> dict[str, Any]:
     return value
 
 
-def _digest(content: dict[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return digest_of(canonical.encode())
-
-
-def _encoded(content: dict[str, Any], digest: str, indent: int | None) -> bytes:
+def _encoded(content: dict[str, Any], indent: int | None) -> bytes:
     separators = (",", ":") if indent is None else None
-    whole = {**content, DIGEST: digest}
-    return json.dumps(whole, indent=indent, separators=separators, allow_nan=False).encode()
+    return json.dumps(content, indent=indent, separators=separators, allow_nan=False).encode()
+
+
+def _joined(body: bytes, digest: str, indent: int | None) -> bytes:
+    """The text of an object with the digest before its other entries."""
+    if indent is None:
+        return b'{"%s":"%s",%s' % (DIGEST.encode(), digest.encode(), body[1:])
+    return b'{\n%*s"%s": "%s",\n%s' % (indent, b"", DIGEST.encode(), digest.encode(), body[2:])

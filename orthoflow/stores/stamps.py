@@ -18,11 +18,12 @@ LEVEL_NAME = re.compile(
     rf"levels/{_NUMBER}/(-|[A-Za-z0-9][A-Za-z0-9_.-]*)/{_NUMBER}-{_NUMBER}-{_NUMBER}"
 )
 FINGERPRINT = re.compile(r"[0-9a-f]{16,128}")
+_NAME = re.compile(f"{BLOCK_NAME.pattern}|{LEVEL_NAME.pattern}")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)+")
+_KEY = re.compile(r"(?!orthoflow/)[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _BOX = re.compile(r"[0-9]{1,13}:[0-9]{1,13}(,[0-9]{1,13}:[0-9]{1,13}){2}")
 _MOST_BYTES = 2**40
-_LONGEST_KEY = 1000
+_LONGEST = 1000
 _ENTRIES = {"name", "fingerprint", "box", "objects", "facts"}
 
 
@@ -97,23 +98,22 @@ class Marker:
 
 
 def _marker(content: dict[str, Any]) -> Marker:
-    if set(content) != _ENTRIES:
+    if content.keys() != _ENTRIES:
         raise ValueError(f"it has {', '.join(sorted(content))[:100]}")
-    name = _text(content["name"], (BLOCK_NAME, LEVEL_NAME))
-    box = _text(content["box"], (_BOX,))
+    box = _text(content["box"], _BOX, "box")
     spans = [tuple(map(int, span.split(":"))) for span in box.split(",")]
     if any(first >= end for first, end in spans):
-        raise ValueError(f"box {box} is empty")
+        raise ValueError(f"its box {box} is empty")
     if not isinstance(content["facts"], dict):
         raise TypeError("its facts are no object")
     objects = [
-        _stamp(f"{folder}/{one}", *facts)
+        _stamp(f"{_text(folder, _KEY, 'key')}/{name}", *facts)
         for folder, found in content["objects"].items()
-        for one, facts in found.items()
+        for name, facts in found.items()
     ]
     return Marker(
-        name,
-        _text(content["fingerprint"], (FINGERPRINT,)),
+        _text(content["name"], _NAME, "name"),
+        _text(content["fingerprint"], FINGERPRINT, "fingerprint"),
         box,
         tuple(sorted(objects)),
         content["facts"],
@@ -121,16 +121,14 @@ def _marker(content: dict[str, Any]) -> Marker:
 
 
 def _stamp(key: str, size: object, digest: object) -> Stamp:
-    if not _KEY.fullmatch(key) or len(key) > _LONGEST_KEY:
-        raise ValueError(f"key {key[:80]!r}")
     if type(size) is not int or not 0 < size <= _MOST_BYTES:
-        raise ValueError(f"size {str(size)[:80]!r} of {key}")
-    return Stamp(key, size, _text(digest, (_DIGEST,)))
+        raise ValueError(f"it has size {str(size)[:80]!r} of {key}")
+    return Stamp(_text(key, _KEY, "key"), size, _text(digest, _DIGEST, "digest"))
 
 
-def _text(value: object, patterns: tuple[re.Pattern[str], ...]) -> str:
-    if not isinstance(value, str) or not any(one.fullmatch(value) for one in patterns):
-        raise ValueError(f"{str(value)[:80]!r} where {patterns[0].pattern} is expected")
+def _text(value: object, pattern: re.Pattern[str], what: str) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST or not pattern.fullmatch(value):
+        raise ValueError(f"it has {what} {str(value)[:80]!r}")
     return value
 
 

@@ -19,6 +19,7 @@ from orthoflow.errors import BadInput
 from orthoflow.stores.answers import refusals
 from orthoflow.stores.formats import Stored, check_limits, no_inner_arrays
 from orthoflow.stores.objects import list_names
+from orthoflow.stores.tiff_checks import check_ome, guard_pictures
 from orthoflow.stores.units import length_unit
 from orthoflow.stores.zarr_nodes import as_array
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 # Compressions whose bytes hold a checksum of their own.
 _CHECKED = {"deflate", "adobe_deflate", "lzma"}
+# How tifffile says that it will read zeros in place of planes.
+_ABSENT = "Missing data are zeroed"
 _KNOWN = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 
 
@@ -60,6 +63,7 @@ class TiffFormat:
             axes = _axes(series.axes)
             chunks = _chunks(series)
             check_limits(series.shape, chunks, series.dtype.itemsize, str(place))
+            _guard(series, place)
             sizes = _calibration(file, int(array or 0))
         shape, dtype = tuple(series.shape), np.dtype(series.dtype)
         order = axes or ("zyx" if len(shape) == 3 else "")
@@ -74,11 +78,13 @@ class TiffFormat:
         place: Location,
         array: str,
         index: tuple[slice, ...],
-        reading: Reading,  # noqa: ARG002 - a file is there or not
+        reading: Reading,
     ) -> npt.NDArray[np.generic]:
         """Voxels of `index`; only the pages (tiles, where there are any) that hold them."""
-        with _open(place) as file:
-            return _read_series(_series(file, array), index)
+        with _open(place, fill=reading.fill) as file:
+            series = _series(file, array)
+            _guard(series, place)
+            return _read_series(series, index)
 
     def summarize(self, place: Location) -> dict[str, Any]:
         """Pages, compression and images of the file."""
@@ -119,6 +125,7 @@ class TiffFolder:
             raise BadInput(f"no planes in {place}; looked for names that end in {SUFFIXES}")
         with _open(place.child(names[0])) as file:
             page = _only_page(file, place.child(names[0]))
+            guard_pictures([page], str(place))
             shape, dtype = (len(names), *page.shape), np.dtype(page.dtype)
         check_limits(shape, (1, *shape[1:]), dtype.itemsize, str(place))
         axes = "zyxc" if len(shape) == 4 else None
@@ -172,6 +179,7 @@ class TiffFolder:
                     f"plane {place} has shape {page.shape} {page.dtype}, the first plane of the "
                     f"folder {shape} {dtype}; all planes must agree"
                 )
+            guard_pictures([page], str(place))
             return page.asarray(maxworkers=1)
 
 
@@ -196,25 +204,33 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 @contextmanager
-def _open(place: Location) -> Iterator[tifffile.TiffFile]:
+def _open(place: Location, *, fill: bool = True) -> Iterator[tifffile.TiffFile]:
     """The opened file, after its chain of pages has been followed to its end.
 
     A file that was cut off opens with the pages that are left; tifffile only logs that, so its
-    log is listened to and an error in it is an error here.
+    log is listened to and an error in it is an error here. So are planes that the file's metadata
+    lists and that are nowhere, unless they are to be filled.
     """
     import tifffile  # noqa: PLC0415 - 0.1 s
 
     try:
         with (
             refusals(place, "read"),
-            _ErrorLog() as log,
+            _Log() as log,
             _bytes_of(place) as source,
             tifffile.TiffFile(source, name=place.name) as file,
         ):
             pages = len(file.pages)
+            if pages and file.is_ome:
+                check_ome(file.ome_metadata or "", str(place))
             if log.errors or not pages or not file.series:
                 raise BadInput(
                     f"{place} is damaged or cut off: {'; '.join(log.errors) or 'no pages'}"
+                )
+            if log.absent and not fill:
+                raise BadInput(
+                    f"{place} lists planes that are not there: {log.absent[0]}; if they are meant "
+                    "to be empty pass --missing-input fill"
                 )
             yield file
     except FileNotFoundError as error:
@@ -234,19 +250,25 @@ def _bytes_of(place: Location) -> Iterator[Any]:
         yield stream if stream.seekable() else io.BytesIO(fs.cat_file(path))
 
 
-class _ErrorLog(logging.Handler):
-    """Errors that tifffile logs in this thread while the context is open."""
+class _Log(logging.Handler):
+    """What tifffile logs in this thread, while the context is open, and does not raise."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.errors: list[str] = []
+        self.absent: list[str] = []
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread and record.levelno >= logging.ERROR:
-            self.errors.append(record.getMessage().partition("\n")[0])
+        if record.thread != self._thread:
+            return
+        message = record.getMessage().partition("\n")[0]
+        if record.levelno >= logging.ERROR:
+            self.errors.append(message)
+        elif _ABSENT in message:
+            self.absent.append(message)
 
-    def __enter__(self) -> _ErrorLog:
+    def __enter__(self) -> _Log:
         logging.getLogger("tifffile").addHandler(self)
         return self
 
@@ -266,6 +288,11 @@ def _series(file: tifffile.TiffFile, array: str) -> tifffile.TiffPageSeries:
     # Pages that were appended one by one count as images of their own; together they are a stack.
     pages = [one.keyframe for one in planes]
     return tifffile.TiffPageSeries(pages, (len(pages), *first.shape), first.dtype, "QYX")
+
+
+def _guard(series: tifffile.TiffPageSeries, place: Location) -> None:
+    # Those that are loaded: `series.pages` would make one for each plane that a header claims.
+    guard_pictures(series._pages, str(place))  # noqa: SLF001
 
 
 def _axes(stated: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import posixpath
 import re
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from orthoflow.errors import BadInput, StoreRefused
+from orthoflow.hosts import is_metadata
 from orthoflow.stores.answers import answers, refusals
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _FLAGS = ("anon", "requester_pays")
 _TIMEOUTS = {"connect_timeout": "10", "read_timeout": "30"}
 """Seconds after which a silent S3 store is asked again, unless the options say otherwise."""
 _TIMEOUT_LIMIT = 3600
+_ACCOUNTS = ("account_name", "account_host")
+_ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?")
 # One list of options serves input and output, which may lie in stores of different kinds: each
 # takes its own.
 _OPTIONS_OF = {
@@ -58,7 +60,6 @@ _SECRET_QUERY = re.compile(
     re.I,
 )
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_METADATA_HOSTS = {"metadata.google.internal", "metadata"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,10 @@ def public_options(options: Mapping[str, object] | Options | None) -> Options:
         text = str(value).lower() if name in _FLAGS else str(value)
         if name in _FLAGS and text not in {"true", "false"}:
             raise BadInput(f"storage option {name}={text!r} must be true or false")
-        if name == "endpoint_url" and _credentials_in(text):
-            raise BadInput("storage option endpoint_url holds credentials; use the environment")
+        if name == "endpoint_url":
+            _check_endpoint(text)
+        if name in _ACCOUNTS:
+            _check_account(name, text)
         if name in _TIMEOUTS:
             _check_timeout(name, text)
         checked.append((name, text))
@@ -270,7 +273,9 @@ def probe_write(
             fs.pipe_file(path, b"probe")
             fs.rm_file(path)
         except FileNotFoundError as error:
-            raise StoreRefused(f"cannot write to {place}: no such bucket or container") from error
+            raise StoreRefused(
+                f"cannot write to {place}: no such bucket or container; create it or correct the url"
+            ) from error
 
 
 def require_writable(place: Location) -> None:
@@ -317,13 +322,30 @@ def _is_http(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def _check_host(url: str, shown: str) -> None:
-    host = urlsplit(url).hostname or ""
+def _check_account(name: str, text: str) -> None:
+    """Refuse what would make another host of an account's address: tokens are sent there."""
+    if not _ACCOUNT.fullmatch(text) or is_metadata(text.partition(":")[0]):
+        raise BadInput(f"storage option {name}={text!r} names no storage account; see its portal")
+
+
+def _check_endpoint(url: str) -> None:
+    """Refuse an address of a store that is none; requests to it are signed with our credentials."""
     try:
-        link_local = ipaddress.ip_address(host).is_link_local
-    except ValueError:
-        link_local = host in _METADATA_HOSTS
-    if link_local:
+        secret, parts = _credentials_in(url), urlsplit(url)
+    except ValueError as error:
+        raise BadInput(f"storage option endpoint_url is malformed: {error}") from error
+    if secret:
+        raise BadInput("storage option endpoint_url holds credentials; use the environment")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise BadInput(
+            f"storage option endpoint_url={display_url(url)!r} is no address of a store; use one "
+            "such as https://store.example.org:9000"
+        )
+    _check_host(url, display_url(url))
+
+
+def _check_host(url: str, shown: str) -> None:
+    if is_metadata(urlsplit(url).hostname or ""):
         raise BadInput(f"url {shown} points to a machine's own metadata service, not to a volume")
 
 

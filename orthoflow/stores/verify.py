@@ -256,7 +256,7 @@ class _Audit:
         records: dict[str, Callable[[bytes], object]] = {}
         held = read_locks(self.place.url, self.place.options)
         locks = {f"{_LOCKS}/{holder.name}.json" for holder in held}
-        for below, _ in list_objects(self.place.child(FOLDER)):
+        for below, _ in list_objects(self.place.child(FOLDER), sized=False):
             key = f"{FOLDER}/{below}"
             name = _marker_in(outline, key, markers)
             if name:

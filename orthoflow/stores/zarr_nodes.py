@@ -29,6 +29,14 @@ _CHECKED = {
     *("crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3"),
     *("gzip", "zlib", "bz2", "lzma"),
 }
+# Those whose output is known beforehand to be bounded by the chunk. Others build Python objects
+# (pickle runs code), or state a size of their own, for which memory is taken.
+_CODECS = {
+    *_CHECKED,
+    *("bytes", "endian", "transpose", "zstd", "blosc", "lz4", "shuffle", "delta", "bitround"),
+    *("fixedscaleoffset", "quantize", "packbits", "astype"),
+}
+_INDEX_CODECS = {"bytes", "crc32c"}
 _MAX_AXES = 16
 _MAX_CHUNKS_IN_SHARD = 2**24
 
@@ -106,6 +114,8 @@ def layout_of(node: Node) -> Layout:
         layout = _layout_v3(node) if node.zarr_format == 3 else _layout_v2(node)
         if not len(layout.shape) == len(layout.chunks) <= _MAX_AXES:
             raise BadInput(f"{node.named}: shape {layout.shape} and chunks {layout.chunks} differ")
+        for name in layout.codecs:
+            _check_codec(node, name)
         if layout.shards is not None:
             _check_shards(node, layout)
         check_limits(layout.shape, layout.chunks, layout.dtype.itemsize, node.named)
@@ -179,6 +189,9 @@ def _layout_v3(node: Node) -> Layout:
     shards, at_end = None, True
     if len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
         inner = codecs[0]["configuration"]
+        for codec in inner["index_codecs"]:
+            if codec["name"] not in _INDEX_CODECS:
+                raise BadInput(f"{node.named} codes the index of its shards by {codec['name']!r}")
         at_end = inner.get("index_location", "end") == "end"
         shards, outer, codecs = outer, _integers(inner["chunk_shape"]), inner["codecs"]
     return Layout(
@@ -212,6 +225,15 @@ def _is_checked(name: str, configuration: dict[str, Any] | None) -> bool:
     """Whether a codec notices a changed bit; extensions are named like `numcodecs.zlib`."""
     step = name.rpartition(".")[2]
     return step in _CHECKED or (step == "zstd" and bool((configuration or {}).get("checksum")))
+
+
+def _check_codec(node: Node, name: str) -> None:
+    known = name.removeprefix("numcodecs.")
+    if known not in _CODECS:
+        raise BadInput(
+            f"{node.named} uses codec {name!r}, which is not read in this place; rewrite the array "
+            "with zstd, blosc, lz4 or gzip"
+        )
 
 
 def _check_shards(node: Node, layout: Layout) -> None:

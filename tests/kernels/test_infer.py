@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import orthoflow as of
-from orthoflow.errors import BlockFailed
+from orthoflow.errors import BlockFailed, BlockImpossible
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.orientations import ORIENTATIONS
 from orthoflow.geometry.shares import Share
@@ -191,6 +192,71 @@ def test_batches_are_full_but_for_the_last(case):
     assert set(watched.widths[:-1]) <= {4}
     assert 1 <= watched.widths[-1] <= 4
     assert sum(watched.widths) == tiling.tiles
+
+
+class _Crowded(_Widths):
+    """A network on a device that has room for `most` tiles."""
+
+    def __init__(self, model, most):
+        super().__init__(model)
+        self.most = most
+
+    def __call__(self, tiles):
+        logits = super().__call__(tiles)
+        if len(tiles) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+        return logits
+
+
+@every_case
+@pytest.mark.parametrize("tta", ["none", "mirroring"])
+@pytest.mark.parametrize(
+    ("batch", "most", "halved"),
+    [(4, 4, {}), (4, 3, {"2": 1}), (5, 1, {"2": 1, "1": 1}), (1000, 2, None)],
+)
+def test_batches_that_do_not_fit_are_halved_and_do_not_show(case, tta, batch, most, halved):
+    model, tiling = CASES[case]
+    voxels = nets.with_holes(nets.blobs(SHAPE))
+    expected, once = infer(model, tiling, voxels, batch=4, tta=tta, skip_empty=True)
+    crowded = _Crowded(model, most)
+    found, count = infer(crowded, tiling, voxels, batch=batch, tta=tta, skip_empty=True)
+    assert torch.equal(found.total, expected.total)
+    assert (found.missing is None) == (expected.missing is None)
+    assert dataclasses.replace(count, halved={}) == once
+    if halved is not None and once.tiles >= batch:
+        assert count.halved == halved
+    # What did not fit once is not tried again.
+    assert sum(width > most for width in crowded.widths) == sum(count.halved.values())
+
+
+def test_smaller_batches_are_full_again():
+    """After the first one was halved the others are made so, not cut in two each."""
+    model, tiling = CASES["tiles"]
+    crowded = _Crowded(model, 3)
+    infer(crowded, tiling, nets.blobs(SHAPE), batch=5)
+    assert crowded.widths[:4] == [5, 2, 2, 1]
+    assert set(crowded.widths[4:-1]) == {2}
+
+
+def test_a_tile_that_does_not_fit_alone_fails_its_block():
+    model, tiling = CASES["tiles"]
+    with pytest.raises(BlockFailed, match=ALONE) as caught:
+        infer(_Crowded(model, 0), tiling, nets.blobs(SHAPE))
+    assert not isinstance(caught.value, BlockImpossible)
+
+
+ALONE = (
+    r"^out of memory on cpu: the network cannot run a single tile of 1 x 16 x 16 \(CUDA out of "
+    r"memory. Tried .*\); free the device's memory, or use a smaller tile, precision bfloat16"
+)
+
+
+def test_a_machine_without_memory_says_so():
+    """Torch has no error of its own for that."""
+    model = of.Model.from_torch(nets.Plain(), tile=(16, 16))
+    model.module.forward = lambda _: torch.empty(2**50)
+    with pytest.raises(MemoryError, match="you tried to allocate"):
+        infer(model, CASES["tiles"][1], nets.blobs(SHAPE))
 
 
 @every_case
@@ -404,14 +470,33 @@ def test_patches_normalised_by_themselves_equal_numpys(method):
 # ---------------------------------------------------------------------------------------- limits
 
 
-@pytest.mark.parametrize(("value", "what"), [(251, "NaN or infinite"), (253, "NaN or infinite")])
-def test_logits_that_are_no_numbers_fail_and_say_where(value, what):
-    model = of.Model.from_torch(nets.Spoilt(), tile=(16, 16))
-    tiling = CASES["tiles"][1]
+@pytest.mark.parametrize("value", [251, 253])
+@pytest.mark.parametrize("case", ["tiles", "stripes", "shared"])
+def test_logits_that_are_no_numbers_fail_and_say_where(case, value):
+    """Trying again is useless; the patch that is named holds the voxel that spoilt it."""
+    whole, tiling = CASES[case]
+    model = of.Model.from_torch(nets.Spoilt(), tile=whole.card.tile)
     voxels = nets.blobs(SHAPE, top=200)
     voxels[4, 20, 17] = value
-    with pytest.raises(BlockFailed, match=rf"{what}, in yz planes from 1\d"):
+    with pytest.raises(BlockImpossible, match=r"\d+ logits that are NaN or infinite") as caught:
         infer(model, tiling, voxels, skip_empty=True)
+    spans = re.search(r"patch (\d+):(\d+),(\d+):(\d+),(\d+):(\d+) ", str(caught.value)).groups()
+    z0, z1, y0, y1, x0, x1 = map(int, spans)
+    assert Box((z0, y0, x0), (z1, y1, x1)).contains(Box((4, 20, 17), (5, 21, 18)))
+
+
+def test_sums_of_large_logits_that_overflow_are_no_failure():
+    """Each of them is a number: they are clipped like any large logit."""
+    model = of.Model.from_torch(Huge(), tile=(16, 16))
+    found, _ = infer(model, CASES["tiles"][1], nets.blobs(SHAPE))
+    np.testing.assert_allclose(found.logits()[0].numpy(), 64, atol=1e-5)
+
+
+class Huge(torch.nn.Module):
+    """The largest logits that are numbers."""
+
+    def forward(self, tiles):
+        return torch.full_like(tiles, torch.finfo(torch.float32).max).repeat(1, 2, 1, 1)
 
 
 def test_large_logits_are_clipped_before_blending():

@@ -282,3 +282,15 @@ def test_there_is_a_part_for_every_job_while_there_are_blocks(jobs):
     assert plan.part_count >= min(jobs, 216)
     alone = plan_run(facts, CARDS["free"], Options(chunk=(16,), block=(16,)))
     assert alone.part_count <= plan.part_count
+
+
+@pytest.mark.parametrize("part", [1, 99])
+def test_a_last_group_of_stripes_that_is_not_full_is_counted_as_it_is(part):
+    """63 planes, two in a tile: the last block has as many tiles as the others, one patch less."""
+    facts = VolumeFacts("v", (11, 63, 64), "uint8")
+    options = {"chunk": 4, "block": "12,4,64", "part": part, "orientations": "xz"}
+    plan = plan_run(facts, CARDS["fixed"], Options.from_mapping(options))
+    (way,) = plan.ways
+    assert next(way.chosen.positions()).count == 2
+    assert costs.total_work(plan).patches == way.chosen.patches == 63 * len(way.chosen.grids[1].starts)
+    assert costs.total_work(plan).tiles == way.chosen.tiles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -390,6 +391,25 @@ def test_a_tiff_that_was_cut_off_is_never_read_short(tmp_path, suite, share):
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises((BadInput, BlockFailed), match=r"v\.tif"):
         read_box(find_volume(path), Box.whole(SHAPE))
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [TestNpy, TestNpyFortranOrder, TestTiff, TestTiffCompressed, TestTiffTiled, TestTiffAppended],
+)
+@pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.9, None])
+def test_a_file_that_was_cut_off_or_removed_since_it_was_found_fails_its_blocks(
+    tmp_path, suite, share
+):
+    path = Path(suite().make(tmp_path, voxels()))
+    ref = find_volume(path)
+    content = path.read_bytes()
+    path.unlink()
+    if share is not None:
+        path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(BlockFailed, match=re.escape(str(path))) as caught:
+        read_box(ref, Box.whole(SHAPE))
+    assert "\n" not in str(caught.value)
 
 
 class TestTiffFolder(VolumeContract):
