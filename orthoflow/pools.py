@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("orthoflow")
 
+# Tasks under way per thread: enough to keep it busy, few enough to forget.
+_AHEAD = 3
 # Seconds for which the number of workers is taken as known.
 _SIZE_AGE = 2.0
 # A worker that has not been heard of for so long may be frozen; its heartbeat is below a second.
@@ -46,6 +48,10 @@ class Here:
 
     def size(self) -> int:
         """One thread."""
+        return 1
+
+    def room(self) -> int:
+        """One task: it runs when it is started."""
         return 1
 
     def start(
@@ -108,6 +114,10 @@ class Workers:
                 _log.warning("the scheduler has no workers at the moment; waiting for some")
             self._size = (now, threads)
         return self._size[1]
+
+    def room(self) -> int:
+        """Some tasks for every thread."""
+        return _AHEAD * self.size()
 
     def start(
         self,

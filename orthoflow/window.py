@@ -27,8 +27,6 @@ Build = "Callable[[Maker], dict[Key, Node]]"
 
 Ticket = str
 
-# Tasks under way per thread: enough to keep it busy, few enough to forget.
-_WINDOW = 3
 # A task lags that has been out this many times longer than nine in ten were, and this long.
 _LAG = 3.0
 _LEAST_LAG = 5.0
@@ -45,6 +43,9 @@ class Pool(Protocol):
 
     def size(self) -> int:
         """Tasks that can run at the same time."""
+
+    def room(self) -> int:
+        """Tasks to have under way: more than can run, so that none waits for the driver."""
 
     def start(
         self, build: Callable[[Maker], dict[Key, Node]], *, again: bool, avoid: Ticket | None = None
@@ -145,7 +146,7 @@ class Window:
         """
         waiting, more = iter(groups), True
         while True:
-            while more and len(self._open) < _WINDOW * max(1, self._pool.size()):
+            while more and len(self._open) < max(1, self._pool.room()):
                 group = next(waiting, None)
                 more = group is not None
                 if group is not None:

@@ -30,6 +30,9 @@ class Script:
     def size(self):
         return self.threads
 
+    def room(self):
+        return 3 * self.threads
+
     def start(self, build, *, again, avoid=None):
         tickets = {}
         for key in build(None):

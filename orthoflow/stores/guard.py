@@ -21,6 +21,7 @@ from zarr.storage import FsspecStore, WrapperStore
 
 from orthoflow.errors import BlockFailed, BlockImpossible
 from orthoflow.stores.answers import is_absence
+from orthoflow.stores.bombs import is_counted, unpacks_beyond
 from orthoflow.stores.zarr_nodes import document_of
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def guarded_store(
     known = {"zarr.json": document} if node.zarr_format == 3 else {".zarray": document}
     watch = _Watch(
         shown=str(node.place),
+        codec=outermost,
         announced=_SIZES.get(outermost),
         framed=blosc_length if outermost == "blosc" else None,
         limit=limit,
@@ -151,6 +153,8 @@ class _Watch:
     """What is known of the chunks, and what was seen of them."""
 
     shown: str
+    codec: str
+    """The outermost one that is no checksum."""
     announced: Callable[[bytes], int | None] | None
     """How a frame states its decoded size, where it does."""
     framed: Callable[[bytes], int | None] | None
@@ -182,11 +186,11 @@ class _Watch:
         short = isinstance(wished, RangeByteRequest) and len(buffer) < wished.end - wished.start
         if short or not len(buffer):
             raise BlockFailed(f"chunk {key} of {self.shown} is cut off; store it again")
-        if self.announced is None or self._is_index(len(buffer), wished):
+        if self._is_index(len(buffer), wished):
             return
         data = np.asarray(buffer.as_numpy_array()).view(np.uint8).reshape(-1)
-        for start in self._starts(data) if self.inner and whole else [0]:
-            self._check_frame(key, data[start:])
+        for start, end in self._spans(data) if self.inner and whole else [(0, len(data))]:
+            self._check_frame(key, data[start:end])
 
     def keep(self, key: str, buffer: Buffer) -> None:
         """Keep a shard for the parts that are asked for next."""
@@ -210,17 +214,27 @@ class _Watch:
         at_start = isinstance(wished, RangeByteRequest) and wished.start == 0
         return isinstance(wished, SuffixByteRequest) or (at_start and not self.index_at_end)
 
-    def _starts(self, data: npt.NDArray[np.uint8]) -> list[int]:
-        """Offsets of the chunks in a whole shard, from its index."""
+    def _spans(self, data: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
+        """First byte and end of the chunks in a whole shard, from its index."""
         if len(data) < self.index_size:
             return []
         index = data[-self.index_size :] if self.index_at_end else data[: self.index_size]
-        offsets = np.frombuffer(index[:-_INDEX_CHECKSUM].tobytes(), "<u8")[::2]
-        return [int(offset) for offset in offsets if offset != _EMPTY and offset < len(data)]
+        entries = np.frombuffer(index[:-_INDEX_CHECKSUM].tobytes(), "<u8").reshape(-1, 2)
+        return [
+            (int(start), int(start) + int(size))
+            for start, size in entries
+            if start != _EMPTY and start < len(data)
+        ]
 
     def _check_frame(self, key: str, frame: npt.NDArray[np.uint8]) -> None:
         head = frame[:_HEADER].tobytes()
         size = self.announced(head) if self.announced else None
+        counted = size is None and is_counted(self.codec)
+        if counted and unpacks_beyond(self.codec, frame.data, self.limit):
+            raise BlockImpossible(
+                f"chunk {key} of {self.shown} unpacks to more than the {self.limit} bytes that a "
+                "chunk has; the file is damaged or hostile"
+            )
         if size is not None and size > self.limit:
             raise BlockImpossible(
                 f"chunk {key} of {self.shown} announces {size} bytes, a chunk has at most "
@@ -259,7 +273,10 @@ class GuardedStore(WrapperStore[Any]):
         if byte_range is not None and wanted is not None and wanted.mostly(key):
             return await self._part(key, prototype, byte_range)
         buffer = await self._fetch(key, prototype, byte_range)
-        self._watch.check(key, buffer, byte_range)
+        if is_counted(self._watch.codec):  # which may take a while: others are read meanwhile
+            await asyncio.to_thread(self._watch.check, key, buffer, byte_range)
+        else:
+            self._watch.check(key, buffer, byte_range)
         return buffer
 
     async def get_partial_values(

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orthoflow.errors import BadInput
 from orthoflow.stores.answers import is_absence, refusals
@@ -56,7 +56,6 @@ _PATIENCE = 60.0
 _PARTIAL = re.compile(r"(.+)\.[0-9a-f]{32}\.partial")
 _RUN, _REPORT, _CREATING = (f"{FOLDER}/{name}.json" for name in ("run", "report", "creating"))
 _LOCKS = f"{FOLDER}/locks"
-_DAMAGED = {"missing", "truncated", "changed", "marker"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +200,8 @@ def _undone(outline: Outline, findings: list[Finding]) -> set[str]:
         place = outline.box_of(one.block)
         if place is None or _PARTIAL.fullmatch(one.key):
             continue
-        if one.kind in _DAMAGED:
-            names.add(one.block)
-        names.update(outline.above(*place))
+        # An object where the marker names none: either of them may be the one that is wrong.
+        names |= {one.block, *outline.above(*place)}
     return names
 
 
@@ -297,6 +295,7 @@ class _Audit:
         """Every object outside of `FOLDER`: digests of those that are expected."""
         outline = ledger.outline
         known = documents(outline.output)
+        fs, root = self.place.filesystem()
         under_way: deque[tuple[Slot, Future[str | None], Expected]] = deque()
         with ThreadPoolExecutor(_THREADS) as pool:
             for key, size in list_objects(self.place, outline.opened(), {FOLDER}):
@@ -307,7 +306,7 @@ class _Audit:
                     continue
                 expected = ledger.see(slot)
                 if self.fits(outline, slot, size, expected):
-                    one = pool.submit(_stored_digest, self.place, key)
+                    one = pool.submit(_stored_digest, self.place, fs, f"{root}/{key}")
                     under_way.append((slot, one, expected))
                 if len(under_way) >= _WINDOW:
                     self.compare(outline, *under_way.popleft())
@@ -379,28 +378,26 @@ def _check_report(stored: bytes, outline: Outline) -> None:
         raise BadInput("it is the report of another run")
 
 
-def _stored_digest(place: Location, key: str) -> str | None:
+def _stored_digest(place: Location, fs: Any, path: str) -> str | None:
     """Digest of an object, read piece by piece; None where it is gone."""
-    one = place.child(key)
 
     def read() -> str | None:
         found = hashlib.blake2b(digest_size=16)
-        for piece in _pieces(one):
+        for piece in _pieces(fs, path, local=place.is_local):
             found.update(piece)
         return found.hexdigest()
 
     try:
-        with refusals(one, "read"):
-            return patiently(read, seconds=_PATIENCE, doing=f"read {one}")
+        with refusals(place, "read"):
+            return patiently(read, seconds=_PATIENCE, doing=f"read {place}")
     except OSError as error:
         if not is_absence(error):
             raise
         return None
 
 
-def _pieces(place: Location) -> Iterator[bytes]:
-    fs, path = place.filesystem()
-    if place.is_local:
+def _pieces(fs: Any, path: str, *, local: bool) -> Iterator[bytes]:
+    if local:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
             while piece := file.read(_PIECE):
                 yield piece

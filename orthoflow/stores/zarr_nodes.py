@@ -36,6 +36,7 @@ _CODECS = {
     *("bytes", "endian", "transpose", "zstd", "blosc", "lz4", "shuffle", "delta", "bitround"),
     *("fixedscaleoffset", "quantize", "packbits", "astype"),
 }
+_COMPRESSORS = {"zstd", "blosc", "lz4", "gzip", "zlib", "bz2", "lzma"}
 _INDEX_CODECS = {"bytes", "crc32c"}
 _MAX_AXES = 16
 _MAX_CHUNKS_IN_SHARD = 2**24
@@ -114,8 +115,7 @@ def layout_of(node: Node) -> Layout:
         layout = _layout_v3(node) if node.zarr_format == 3 else _layout_v2(node)
         if not len(layout.shape) == len(layout.chunks) <= _MAX_AXES:
             raise BadInput(f"{node.named}: shape {layout.shape} and chunks {layout.chunks} differ")
-        for name in layout.codecs:
-            _check_codec(node, name)
+        _check_codecs(node, layout.codecs)
         if layout.shards is not None:
             _check_shards(node, layout)
         check_limits(layout.shape, layout.chunks, layout.dtype.itemsize, node.named)
@@ -227,12 +227,18 @@ def _is_checked(name: str, configuration: dict[str, Any] | None) -> bool:
     return step in _CHECKED or (step == "zstd" and bool((configuration or {}).get("checksum")))
 
 
-def _check_codec(node: Node, name: str) -> None:
-    known = name.removeprefix("numcodecs.")
-    if known not in _CODECS:
+def _check_codecs(node: Node, codecs: tuple[str, ...]) -> None:
+    """Refuse codecs whose output could be anything, and packed chunks that cannot be looked at."""
+    names = [codec.removeprefix("numcodecs.") for codec in codecs]
+    unknown = [codec for codec, name in zip(codecs, names, strict=True) if name not in _CODECS]
+    packed = [place for place, name in enumerate(names) if name in _COMPRESSORS]
+    # Others put a checksum in front, where the frame's own head is looked for.
+    outside = set(codecs[packed[0] + 1 :]) if packed else set()
+    if unknown or outside - ({"crc32c"} if node.zarr_format == 3 else set()):
+        which = repr(unknown[0]) if unknown else f"{', '.join(codecs)} in this order"
         raise BadInput(
-            f"{node.named} uses codec {name!r}, which is not read in this place; rewrite the array "
-            "with zstd, blosc, lz4 or gzip"
+            f"{node.named} uses codec {which}, which is not read; rewrite the array with zstd, "
+            "blosc, lz4 or gzip, after all filters"
         )
 
 

@@ -99,6 +99,9 @@ class Workers:
         self.tasks = {}
         self.forgotten = []
 
+    def room(self):
+        return 3 * self.size()
+
     def size(self):
         return 2
 

@@ -18,8 +18,8 @@ BLOCK = (10, 8, 10)
 
 
 def make_spec(version="0.5"):
-    shard = (8, 8, 8) if version == "0.5" else (4, 4, 4)
-    levels = pyramid_levels(REGION.shape, (4, 1, 1), (4, 4, 4), shard, count=3)
+    chunk = (4, 4, 4) if version == "0.5" else (8, 8, 8)
+    levels = pyramid_levels(REGION.shape, (4, 1, 1), chunk, (8, 8, 8), count=3)
     return OutputSpec(
         (
             ArraySpec("labels/a", "labels", "uint16", 0, levels),
