@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from orthoflow.blockio import is_constant, mark_block, read_voxels, write_block
 from orthoflow.errors import BlockFailed
 from orthoflow.geometry.box import Box, split
 from orthoflow.geometry.orientations import ORIENTATIONS, Orientation
-from orthoflow.job import Job, Tally, recipe_of, result_name, wanted_of
+from orthoflow.job import Job, Tally, recipe_of, wanted_of
 from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
@@ -22,10 +22,6 @@ from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes, total_work
 from orthoflow.reduce.blend import Sums
 from orthoflow.reduce.vote import fill_unpredicted
-from orthoflow.stores.markers import Marker, Stamp, block_marker_name, create_marker
-from orthoflow.stores.ome import write_box
-from orthoflow.stores.patience import patiently
-from orthoflow.stores.volumes import read_box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +69,7 @@ def infer(
     read = plan.read_box(working)
     with tally.stage("read"):
         if voxels is None:
-            voxels = _read(job, read, tally)
+            voxels = read_voxels(job, read, tally)
     tally.bytes_read = chunk_bytes(plan, read)
     with _compute(plan) as device:
         with tally.stage("prepare"):
@@ -134,26 +130,7 @@ def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> 
         found = finish(job, block, wanted_of(job.plan), own, *rims)
     with tally.stage("write"):
         objects = write_block(job, block, found, tally)
-    return _mark(job, block, tally, objects)
-
-
-def _mark(job: Job, block: Box, tally: Tally, objects: tuple[Stamp, ...]) -> Tally:
-    """Say in the output that the block is done; its objects are stored by now."""
-    target, options = _target(job), job.plan.options
-    marker = Marker(
-        block_marker_name(job.plan.block_number(block)),
-        job.fingerprint,
-        str(block),
-        objects,
-        asdict(tally),
-    )
-    new = patiently(
-        lambda: create_marker(target, marker, options.storage_option),
-        seconds=options.patience,
-        doing=f"mark block {block}",
-    )
-    tally.duplicates = int(not new)
-    return tally
+    return mark_block(job, block, tally, objects)
 
 
 def run_block(
@@ -167,12 +144,12 @@ def run_block(
         if working is not None and leaves_nothing(plan):
             read = plan.read_box(working)
             if voxels is None:
-                voxels = _read(job, read, tally)
+                voxels = read_voxels(job, read, tally)
             if is_constant(voxels):
                 tally.blocks, tally.voxels = 1, block.voxels
                 tally.bytes_read = chunk_bytes(plan, read)
                 tally.patches = tally.skipped = _planes_in(plan, shares)
-                return _mark(job, block, tally, ())
+                return mark_block(job, block, tally, ())
         own = infer(job, part, block, voxels)
         own[1].add(tally)
         return finish_and_write(job, block, own)
@@ -268,58 +245,6 @@ def _on_host(sums: Sums) -> Sums:
 def _numpy(array: Any) -> npt.NDArray[np.generic]:
     found: npt.NDArray[np.generic] = array.cpu().numpy() if torch.is_tensor(array) else array
     return found
-
-
-def write_block(
-    job: Job, block: Box, found: dict[str, npt.NDArray[np.generic]], tally: Tally
-) -> tuple[Stamp, ...]:
-    """Write a block's own shards, each object once and as a whole."""
-    plan, options, target = job.plan, job.plan.options, _target(job)
-    place = block.shifted(plan.region.start)
-    objects: list[Stamp] = []
-    for array in plan.output.arrays:
-        values = found[result_name(array)]
-        written = patiently(
-            lambda path=array.path, values=values: write_box(  # type: ignore[misc]
-                target, plan.output, path, 0, place, values, options.storage_option
-            ),
-            seconds=options.patience,
-            doing=f"write block {block}",
-        )
-        tally.bytes_written += written.nbytes
-        objects += written.objects
-    tally.stored = sum(stamp.size for stamp in objects)
-    return tuple(objects)
-
-
-def _target(job: Job) -> str:
-    if job.target is None:
-        raise TypeError("the job has no output to be written to")
-    return job.target
-
-
-def _read(job: Job, box: Box, tally: Tally) -> npt.NDArray[np.generic]:
-    """Voxels of the input; a store that does not answer is asked again."""
-    source = job.source
-    if source is None:
-        raise TypeError(f"voxels {box}: neither an array nor a source was given")
-    filled: list[str] = []
-
-    def read() -> npt.NDArray[np.generic]:
-        filled.clear()
-        return read_box(source, box, filled=filled)
-
-    voxels = patiently(read, seconds=job.plan.options.patience, doing=f"read voxels {box}")
-    tally.filled = len(filled)
-    return voxels
-
-
-def is_constant(voxels: npt.NDArray[np.generic]) -> bool:
-    """Whether each channel (c, z, y, x) has one value, and a finite one."""
-    firsts = voxels[:, 0, 0, 0]
-    return bool(np.isfinite(firsts).all()) and all(
-        bool((channel == first).all()) for channel, first in zip(voxels, firsts, strict=True)
-    )
 
 
 def leaves_nothing(plan: Plan) -> bool:

@@ -28,20 +28,20 @@ def model():
     return of.Model.from_torch(nets.Counting(), divisor=4, reach=1, stride=1, name="counting")
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
 def stop_after(count):
     def look(progress):
         if progress.stage == "blocks" and progress.done >= count:
-            raise Stopped
+            raise StoppedError
 
     return look
 
 
 def interrupted(volume, output, count, **options):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         of.run(volume, output, progress=stop_after(count), **{**CUT, "part": 1, **options})
 
 
@@ -144,7 +144,7 @@ def test_failed_blocks_are_remembered_and_tried_when_asked(volume, tmp_path):
     volume[9, 17, 3] = healthy
     again = of.run(volume, tmp_path / "out", model=spoilt, resume=True, **options)
     assert again["failed"] == report["failed"]
-    with pytest.raises(of.BadInput, match="1 of 24 blocks are not done.*--retry-failed"):
+    with pytest.raises(of.BadInput, match=r"1 of 24 blocks are not done.*--retry-failed"):
         finalize(tmp_path / "out", cluster="synchronous")
     last = of.run(volume, tmp_path / "out", model=spoilt, retry_failed=True, **options)
     assert (last["failed"], last["blocks"], last["complete"]) == ({}, BLOCKS, True)
@@ -197,12 +197,12 @@ def test_more_jobs_than_blocks(volume, model, tmp_path):
 
 def test_an_end_that_was_cut_off_is_made_up_for(volume, model, tmp_path, monkeypatch):
     def cut(*_):
-        raise Stopped
+        raise StoppedError
 
     of.run(volume, tmp_path / "clean", model=model, **CUT)
     with monkeypatch.context() as patch:
         patch.setattr(driver, "build_pyramid", cut)
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             of.run(volume, tmp_path / "out", model=model, **CUT)
     report = finalize(tmp_path / "out", cluster="synchronous")
     assert (report["blocks"], report["complete"]) == (BLOCKS, True)

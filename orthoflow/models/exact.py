@@ -40,6 +40,11 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.independent = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to keep its compiler out of here torch would import it, for seconds."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

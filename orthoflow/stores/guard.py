@@ -273,10 +273,11 @@ class GuardedStore(WrapperStore[Any]):
         if byte_range is not None and wanted is not None and wanted.mostly(key):
             return await self._part(key, prototype, byte_range)
         buffer = await self._fetch(key, prototype, byte_range)
-        if is_counted(self._watch.codec):  # which may take a while: others are read meanwhile
-            await asyncio.to_thread(self._watch.check, key, buffer, byte_range)
+        watch = self._watch
+        if watch.announced is None and is_counted(watch.codec):  # others are read meanwhile
+            await asyncio.to_thread(watch.check, key, buffer, byte_range)
         else:
-            self._watch.check(key, buffer, byte_range)
+            watch.check(key, buffer, byte_range)
         return buffer
 
     async def get_partial_values(

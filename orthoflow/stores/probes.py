@@ -301,7 +301,7 @@ def _create_only(created: Location) -> Check:
         return _doubtful(
             "create only",
             "a second create replaces the first: conditions are not looked at",
-            "never start two runs on one output here; nothing would stop them",
+            "do not start two runs on one output at once; they may not notice each other",
         )
     return _ok("create only", "a second create is refused, and changes nothing")
 

@@ -95,22 +95,22 @@ def test_f2_nothing_torn_is_ever_seen(scene, fleet, expected):
 
 def die_before_marking():
     """The block's data are stored, and then the process ends."""
-    from orthoflow import work
+    from orthoflow import blockio
 
-    work.create_marker = lambda *_: os._exit(1)
+    blockio.create_marker = lambda *_: os._exit(1)
 
 
 def die_after_marking():
     """The marker is stored, and nobody hears of it."""
-    from orthoflow import work
+    from orthoflow import blockio
 
-    create = work.create_marker
+    create = blockio.create_marker
 
     def create_and_die(*arguments):
         create(*arguments)
         os._exit(1)
 
-    work.create_marker = create_and_die
+    blockio.create_marker = create_and_die
 
 
 def test_f3_data_without_a_marker_are_made_again(scene, fleet, expected):

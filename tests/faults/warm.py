@@ -11,7 +11,7 @@ import multiprocessing.forkserver
 import dask
 import distributed.utils
 
-for name in ("distributed.nanny", "s3fs", "orthoflow.pipeline", "orthoflow.status"):
+for name in ("distributed.nanny", "s3fs", "orthoflow.pipeline", "array_api_compat.torch"):
     importlib.import_module(name)
 for name in ("drive", "fleet"):
     importlib.import_module(f"tests.faults.{name}")
