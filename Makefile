@@ -40,7 +40,7 @@ light: ## Tests of all that needs no torch, in an environment without it (PYTHON
 	$(PYTHON) -m venv $(LIGHT)
 	$(LIGHT)/bin/python -m pip install --progress-bar off -e ".[light]"
 	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -p no:cacheprovider tests/geometry tests/plan tests/stores \
-		tests/show tests/test_options.py tests/models/test_card.py tests/training/test_synthetic.py \
+		tests/show tests/test_options.py tests/test_doctor.py tests/models/test_card.py tests/training/test_synthetic.py \
 		--ignore tests/geometry/test_exactness.py
 
 test: lint types pytest ## Everything that has to pass
