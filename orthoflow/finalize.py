@@ -142,8 +142,15 @@ def _sound(name: str, marker: Marker | BadInput) -> Marker:
 
 def done_blocks(output: str | Path, record: dict[str, Any], options: Options) -> Done:
     """Blocks that have a marker."""
-    names = list_marker_names(output, record["fingerprint"], options.storage_option)
-    return Done.of(record, names)
+    try:
+        outline = Outline.of(record)
+    except BadInput as error:
+        shown = display_url(str(output))
+        raise BadInput(
+            f"{shown} is not the output of a run that can be gone on with: {error}"
+        ) from error
+    names = list_marker_names(output, outline.fingerprint, options.storage_option)
+    return Done.of(outline, names)
 
 
 def failed_blocks(output: str | Path, record: dict[str, Any], options: Options) -> dict[str, str]:

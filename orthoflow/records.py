@@ -16,16 +16,17 @@ import orthoflow
 from orthoflow.errors import BadInput
 from orthoflow.options import WORK, wish_of
 from orthoflow.plan.costs import sampled_bytes
-from orthoflow.stores.ledger import Outline
 from orthoflow.stores.markers import block_number_of
 from orthoflow.stores.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
     from orthoflow.job import Tally
     from orthoflow.models import ModelRef
     from orthoflow.plan import Plan
+    from orthoflow.stores.ledger import Outline
 
 # Options that say where things are or how much runs at once, not what comes out.
 _NO_SETTINGS = ("overwrite", "storage_option", "device", "batch_size", "trust")
@@ -51,9 +52,9 @@ class Done:
         self.block_voxels = math.prod(outline.block)
 
     @classmethod
-    def of(cls, record: dict[str, Any], names: Iterable[str]) -> Done:
+    def of(cls, outline: Outline, names: Iterable[str]) -> Done:
         """From the names of markers; names that are no block's are left alone."""
-        done = cls(Outline.of(record))
+        done = cls(outline)
         for name in names:
             number = block_number_of(name)
             if number is not None and all(

@@ -321,7 +321,9 @@ def test_row_18_other_settings_are_named_as_they_were_and_are(capsys, here):
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a file system that refuses even root")
 @pytest.mark.usefixtures("unchanged")
-def test_row_20_a_folder_that_cannot_be_written(capsys):
+def test_row_20_a_folder_that_cannot_be_written(capsys, monkeypatch):
+    """Found out by a probe, before a network is loaded."""
+    monkeypatch.setattr("orthoflow.work.load", lambda _: pytest.fail("too late"))
     code, out, err = call(capsys, *run_line(output="/sys/out.zarr"))
     assert (code, out) == (cli.EXIT_STORE, "")
     require_line(err, ["/sys/out.zarr", "check permissions and free space"])
@@ -418,7 +420,8 @@ def test_row_33_a_scheduler_that_does_not_answer(capsys, monkeypatch, address, w
 @pytest.mark.usefixtures("unchanged")
 def test_row_34_a_scheduler_without_workers(capsys, monkeypatch):
     monkeypatch.setattr("orthoflow.cluster._TIMEOUT", 1.0)
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None, protocol="tcp") as idle:
+    place = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tcp"}
+    with LocalCluster(n_workers=0, processes=False, **place) as idle:
         address = idle.scheduler_address
         code, out, err = call(capsys, *run_line()[:-2], "--scheduler", address)
     assert (code, out) == (cli.EXIT_BAD_INPUT, "")

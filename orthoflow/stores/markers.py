@@ -20,8 +20,14 @@ from orthoflow.stores.objects import (
     read_many,
     write_object,
 )
-from orthoflow.stores.sealed import seal, unseal
-from orthoflow.stores.stamps import BLOCK_NAME, FINGERPRINT, LEVEL_NAME, MARKER_LIMIT
+from orthoflow.stores.stamps import (
+    BLOCK_NAME,
+    FINGERPRINT,
+    LEVEL_NAME,
+    MARKER_LIMIT,
+    failure_bytes,
+    failure_from,
+)
 from orthoflow.stores.stamps import Marker as Marker
 from orthoflow.stores.stamps import Stamp as Stamp
 from orthoflow.stores.urls import locate
@@ -36,8 +42,6 @@ if TYPE_CHECKING:
 Kind = Literal["blocks", "levels"]
 
 _FOLDER, _FAILED = "orthoflow/markers", "orthoflow/failed"
-_REASON = 2000
-"""Characters that are kept of a failure's reason."""
 
 
 def block_marker_name(number: Triple) -> str:
@@ -134,11 +138,9 @@ def write_failure(
 ) -> None:
     """Note why a block could not be done: "block" and "reason" (text), "tries" (a number)."""
     place = _folder(locate(url, storage_options), fingerprint, failed=True)
-    content = {**facts, "reason": str(facts["reason"])[:_REASON]}
-    problem = _failure_problem(content)
-    if problem or not BLOCK_NAME.fullmatch(name):
-        raise BadInput(f"failure of {name!r}: {problem or 'no block has this name'}")
-    write_object(place.child(f"{name}.json"), seal(content))
+    if not BLOCK_NAME.fullmatch(name):
+        raise BadInput(f"failure of {name!r}: no block has this name")
+    write_object(place.child(f"{name}.json"), failure_bytes(name, facts))
 
 
 def list_failures(
@@ -160,36 +162,12 @@ def list_failures(
     return found
 
 
-def failure_from(stored: bytes, named: str) -> dict[str, Any]:
-    """What was noted of a failure, from the bytes that are stored.
-
-    Raises
-    ------
-    BadInput
-        If they are not what `write_failure` wrote.
-    """
-    if len(stored) > MARKER_LIMIT:
-        raise BadInput(f"{named} has more than {MARKER_LIMIT} bytes")
-    content = unseal(stored, named)
-    problem = _failure_problem(content)
-    if problem:
-        raise BadInput(f"{named}: {problem}")
-    return content
-
-
 def remove_failure(
     url: str | Path, fingerprint: str, name: str, storage_options: Options = ()
 ) -> None:
     """Forget a failure; nothing happens where none is noted."""
     place = _folder(locate(url, storage_options), fingerprint, failed=True)
     delete_object(place.child(f"{name}.json"))
-
-
-def _failure_problem(content: dict[str, Any]) -> str:
-    texts = all(isinstance(content.get(name), str) for name in ("block", "reason"))
-    whole = type(content.get("tries")) is int
-    known = set(content) == {"block", "reason", "tries"}
-    return "" if texts and whole and known else "it needs a block, a reason and tries"
 
 
 def _folder(place: Location, fingerprint: str, *, failed: bool = False) -> Location:

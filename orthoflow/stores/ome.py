@@ -111,10 +111,10 @@ def create_output(
     place = locate(url, storage_options)
     require_writable(place)
     check_spec(spec, place)
-    content = _record_bytes("run", record)
     fingerprint = record.get("fingerprint")
     if not isinstance(fingerprint, str) or not fingerprint:
         raise BadInput(f"the record of output {place} has no fingerprint; give it one")
+    content = _record_bytes("run", record)
     if place.is_local and Path(place.url).is_symlink():
         raise BadInput(f"output {place} is a symbolic link; give the path it points to")
     if join:
@@ -210,8 +210,8 @@ def write_record(
     url: str | Path, name: str, content: dict[str, Any], storage_options: Options = ()
 ) -> None:
     """Store a JSON object, with its digest, at `orthoflow/<name>.json`, all of it or nothing."""
-    content_bytes = _record_bytes(name, content)
-    write_object(_record_place(locate(url, storage_options), name), content_bytes)
+    place = _record_place(locate(url, storage_options), name)
+    write_object(place, _record_bytes(name, content))
 
 
 def read_record(url: str | Path, name: str, storage_options: Options = ()) -> dict[str, Any]:
@@ -283,12 +283,13 @@ def _joined(place: Location, fingerprint: str) -> dict[str, Any] | None:
     unfinished, record = _record_place(place, _UNFINISHED), _record_place(place, "run")
     while True:
         names, ours = _names_of(place)
-        if "run.json" in ours:
+        # A listing that is taken while others write may miss what was there all the time.
+        if "run.json" in ours or (names and not ours and _is_complete(record)):
             return _record(place, "run")
         if names and not ours:
             raise _taken(place, names)
         if create_object(unfinished, _creating(fingerprint)):
-            if read_object(record, limit=RECORD_LIMIT) is None:
+            if not _is_complete(record):
                 return None
             delete_object(unfinished)
             continue
@@ -298,6 +299,10 @@ def _joined(place: Location, fingerprint: str) -> dict[str, Any] | None:
                 unseal(stored, f"{unfinished}", exact=False, indent=_INDENT), fingerprint, place
             )
             return None
+
+
+def _is_complete(record: Location) -> bool:
+    return read_object(record, limit=RECORD_LIMIT) is not None
 
 
 def _check_creating(content: dict[str, Any], fingerprint: str, place: Location) -> None:
@@ -352,6 +357,8 @@ def _names_of(place: Location) -> tuple[list[str], set[str]]:
         if not names and fs.exists(path) and not fs.isdir(path):
             return ["a file"], set()
     below = set(list_names(place.child(FOLDER))) if FOLDER in names else set()
+    # Of others that are about to make this output.
+    below = {name for name in below if not name.endswith(".partial")}
     if names == [FOLDER] and below <= {LOCKS}:
         return [], set()
     return names, below & {"run.json", f"{_UNFINISHED}.json"}

@@ -1,4 +1,4 @@
-"""What a marker holds, and what may pass for one: schema, sizes, names; no stores."""
+"""What markers and notes on failures hold, and what may pass for one; no stores."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _DIGEST = re.compile(r"[0-9a-f]{32}")
 _KEY = re.compile(r"(?!orthoflow/)[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _BOX = re.compile(r"[0-9]{1,13}:[0-9]{1,13}(,[0-9]{1,13}:[0-9]{1,13}){2}")
 _MOST_BYTES = 2**40
+_REASON = 2000
+"""Characters that are kept of a failure's reason."""
 _LONGEST = 1000
 _ENTRIES = {"name", "fingerprint", "box", "objects", "facts"}
 
@@ -95,6 +97,41 @@ class Marker:
             return _marker(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"{named} is no marker: {str(error)[:200]}") from error
+
+
+def failure_bytes(name: str, facts: dict[str, Any]) -> bytes:
+    """Why a block could not be done, as it is stored; long reasons are cut.
+
+    Raises
+    ------
+    BadInput
+        If `facts` are not "block" and "reason" (text) and "tries" (a number).
+    """
+    content = {**facts, "reason": str(facts["reason"])[:_REASON]}
+    if not _is_failure(content):
+        raise BadInput(f"failure of {name!r}: it needs a block, a reason and tries")
+    return seal(content)
+
+
+def failure_from(stored: bytes, named: str) -> dict[str, Any]:
+    """What was noted of a failure, from the bytes that are stored, which may come from anywhere.
+
+    Raises
+    ------
+    BadInput
+        If they are not what `failure_bytes` made.
+    """
+    if len(stored) > MARKER_LIMIT:
+        raise BadInput(f"{named} has more than {MARKER_LIMIT} bytes, so it is no note of a failure")
+    content = unseal(stored, named)
+    if not _is_failure(content):
+        raise BadInput(f"{named} is no note of a failure")
+    return content
+
+
+def _is_failure(content: dict[str, Any]) -> bool:
+    texts = all(isinstance(content.get(name), str) for name in ("block", "reason"))
+    return texts and type(content.get("tries")) is int and len(content) == 3
 
 
 def _marker(content: dict[str, Any]) -> Marker:

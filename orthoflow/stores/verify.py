@@ -19,12 +19,7 @@ from orthoflow.stores.answers import is_absence, refusals
 from orthoflow.stores.documents import FOLDER, documents
 from orthoflow.stores.ledger import Ledger, Outline
 from orthoflow.stores.locks import read_locks
-from orthoflow.stores.markers import (
-    failure_from,
-    list_marker_names,
-    read_markers,
-    remove_marker,
-)
+from orthoflow.stores.markers import list_marker_names, read_markers, remove_marker
 from orthoflow.stores.objects import (
     delete_object,
     list_names,
@@ -35,6 +30,7 @@ from orthoflow.stores.objects import (
 )
 from orthoflow.stores.ome import RECORD_LIMIT, check_record
 from orthoflow.stores.patience import patiently
+from orthoflow.stores.stamps import failure_from
 from orthoflow.stores.urls import locate
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -120,9 +121,12 @@ class Scene:
     def files(self):
         """Bytes of every file of the output, by its place in it."""
         if "://" not in self.output:
-            root = Path(self.output)
-            found = [path for path in root.rglob("*") if path.is_file()]
-            return {str(path.relative_to(root)): path.read_bytes() for path in found}
+            root, found = Path(self.output), {}
+            for path in root.rglob("*"):
+                # What is being written has another name, and may go while we look.
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    found[str(path.relative_to(root))] = path.read_bytes()
+            return found
         fs = fsspec.filesystem(self.output.partition("://")[0])
         fs.invalidate_cache()
         root = self.output.partition("://")[2]

@@ -48,7 +48,9 @@ def test_keys_and_slots_belong_to_each_other(outline):
 
 def test_other_keys_are_nobodys(outline):
     keys = {key for _, key, _ in every_shard(outline)}
-    for key, part in itertools.product(sorted(keys), ["99", "00", "-1", "x", "", "+1", "\uff11", "c"]):
+    for key, part in itertools.product(
+        sorted(keys), ["99", "00", "-1", "x", "", "+1", "\uff11", "c"]
+    ):
         folder, _, _ = key.rpartition("/")
         assert outline.slot_of(f"{folder}/{part}") is None
     for key in ("", "0", "0/0/0", "c/0/0/0", "labels/a/9/c/0/0/0", "labels/a/zarr.json", "x/y/z"):

@@ -242,7 +242,7 @@ def test_a_damaged_lock_is_in_nobodys_way(url, content):
 
 def test_silence_is_taken_for_death(tmp_path):
     plant(tmp_path, beat=time.time() - 100)
-    with pytest.raises(BadInput, match=r"last sign of life 100 s ago"), hold(tmp_path, "run"):
+    with pytest.raises(BadInput, match=r"last sign of life 1\d\d s ago"), hold(tmp_path, "run"):
         pass
     with hold(tmp_path, "run", stale=99):
         assert read_locks(tmp_path)[0].owner != "them"

@@ -573,6 +573,23 @@ def test_who_comes_between_the_record_and_the_end_finds_the_record(url, monkeypa
     assert [path.name for path in (url / "orthoflow").iterdir()] == ["run.json"]
 
 
+def test_what_others_write_just_now_is_in_nobodys_way(url):
+    spec = make_spec(paths=["labels/classes"])
+    partial = f"orthoflow/creating.json.{uuid.uuid4().hex}.partial"
+    write_object(locate(url).child(partial), b"half")
+    assert create_output(url, spec, RECORD, join=True) == RECORD
+
+
+def test_a_listing_that_missed_the_record_is_not_believed(url, monkeypatch):
+    spec = make_spec(paths=["labels/classes"])
+    create_output(url, spec, RECORD)
+    real = ome.list_names
+    monkeypatch.setattr(
+        ome, "list_names", lambda place: real(place) if place.url == str(url) else []
+    )
+    assert create_output(url, spec, OTHER, join=True) == RECORD
+
+
 def test_two_that_do_not_join_make_one_output(url, monkeypatch):
     spec = make_spec(paths=["labels/classes"])
     real = ome.create_object
