@@ -71,7 +71,7 @@ def drive(client: Any, plan: Any, report: Any) -> Any:
 # --- children -----------------------------------------------------------------------------------
 
 
-class Enough(Exception):
+class Enough(Exception):  # noqa: N818 - no error: all that was wanted
     """The first task is under way."""
 
 
@@ -81,7 +81,7 @@ class Asleep:
     def size(self) -> int:
         return 64
 
-    def start(self, build: Any, *, again: bool, avoid: Any = None) -> Any:
+    def start(self, build: Any, **_: Any) -> Any:
         from orthoflow import graph
 
         build(graph.Direct())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -140,13 +141,14 @@ class Parcel:
     @classmethod
     def of(cls, value: Any) -> Parcel | None:
         """A value's parcel; None for one that is too large to travel so often."""
-        content = pickle.dumps(value)
+        # Dask keeps the last thousand messages to every worker, and a plan's grids repeat a lot.
+        content = zlib.compress(pickle.dumps(value))
         return cls(content) if len(content) <= _PARCEL_BYTES else None
 
 
 @functools.lru_cache(maxsize=4)
 def _opened(content: bytes) -> Any:
-    return pickle.loads(content)
+    return pickle.loads(zlib.decompress(content))
 
 
 def _unpacked(function: Callable[..., Any], *args: Any) -> Any:

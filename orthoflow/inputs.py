@@ -11,6 +11,7 @@ from orthoflow.errors import BadInput
 from orthoflow.geometry.facts import VolumeFacts
 from orthoflow.options import triple
 from orthoflow.stores.units import length_unit
+from orthoflow.stores.urls import public_options
 from orthoflow.stores.volumes import IMAGE_DTYPES, VolumeRef, describe, find_volume, read_box
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def find_source(volume: Any, options: Options) -> Source:
     BadInput
         If it is no volume, or not one that the options fit.
     """
+    public_options(options.storage_option)  # a secret among them would be shown and recorded
     if isinstance(volume, Source):
         return volume
     if isinstance(volume, str) or hasattr(volume, "__fspath__"):

@@ -311,6 +311,8 @@ def _convert(name: str, value: Any, wish: Wish) -> Any:
         return _CONVERT[wish.kind](value)
     except (TypeError, ValueError, OverflowError) as error:
         wanted = _WANTED[wish.kind]
+        if wish.kind == "pairs":  # among the others there may be a secret in the wrong place
+            value = ", ".join(str(one) for one in _sequence(value) if "=" not in str(one))
         raise BadInput(f"{name} {value!r} cannot be read; use {wanted}") from error
 
 

@@ -158,7 +158,7 @@ class Workers:
         if isinstance(outcome, KilledWorker):
             message = f"its workers died {outcome.allowed_failures + 1} times: {outcome.task}"
             own = str(outcome.task).endswith(f"-{key}")
-            return Poison(message) if own else BlockFailed(message)
+            return Poison(message, outcome.last_worker.address) if own else BlockFailed(message)
         return outcome
 
     def drop(self, ticket: Ticket) -> None:

@@ -35,7 +35,12 @@ _LONGEST_BACKOFF = 30.0
 
 
 class Poison(BlockImpossible):
-    """A block that killed every worker it was given to."""
+    """A block that was on every worker that died, or waited there for the one that killed it."""
+
+    def __init__(self, message: str, worker: str = "") -> None:
+        super().__init__(message)
+        self.worker = worker
+        """The last worker that died."""
 
 
 class Pool(Protocol):
@@ -85,6 +90,8 @@ class _Open:
     since: float
     tickets: list[Ticket] = field(default_factory=list)
     doubled: bool = False
+    judged: bool = False
+    """Whether it runs with nothing beside it, since it is suspected of killing workers."""
 
 
 class Window:
@@ -116,6 +123,8 @@ class Window:
         self._open: dict[Key, _Open] = {}
         self._keys: dict[Ticket, Key] = {}
         self._due: list[tuple[float, Key]] = []
+        self._suspects: dict[Key, tuple[_Open, Poison]] = {}
+        self._deaths: dict[str, set[Key]] = {}
         self._spans: deque[float] = deque(maxlen=1000)
         self._landed_at = clock()
         self._checked_at = clock()
@@ -153,7 +162,10 @@ class Window:
                     self._start(group[0], alone=group[1] == 1)
             self._start_due()
             if not self._open and not more:
-                return
+                if not self._suspects:
+                    return
+                yield from self._judge()
+                continue
             ticket = self._pool.wait(self._pause())
             ended = None if ticket is None else self._landed(ticket)
             if ended is not None or ticket is None:
@@ -201,8 +213,12 @@ class Window:
     def _failed(self, key: Key, entry: _Open, error: Exception) -> Ended | None:
         if entry.tickets:  # its double may still succeed
             return None
+        if isinstance(error, Poison) and not entry.judged:
+            self._suspects[key] = (self._open.pop(key), error)
+            self._deaths.setdefault(error.worker, set()).add(key)
+            return None
         final = isinstance(error, (BlockImpossible, BadInput)) or entry.tries > self._retries
-        if isinstance(error, Poison) or (entry.alone and final):
+        if entry.alone and final:
             return self._close(key, Ended(key, None, reason_of(error), entry.tries))
         wait = 0.0
         if entry.alone:
@@ -213,6 +229,21 @@ class Window:
         self.retried += 1
         self._due.append((self._clock() + wait, key))
         return None
+
+    def _judge(self) -> Iterator[Ended]:
+        """End a suspect; if others died with it, give it one more try with nothing beside it.
+
+        What waits on a worker that dies is suspected as much as what killed it.
+        """
+        key, (entry, error) = self._suspects.popitem()
+        if len(self._deaths[error.worker]) == 1:
+            yield Ended(key, None, reason_of(error), entry.tries)
+            return
+        entry.judged = entry.alone = True
+        entry.tries += 1
+        self.retried += 1
+        self._open[key] = entry
+        self._due.append((self._clock(), key))
 
     def _close(self, key: Key, ended: Ended) -> Ended:
         for ticket in self._open.pop(key).tickets:

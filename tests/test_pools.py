@@ -1,4 +1,4 @@
-"""Pools against a real cluster: results, failures, workers that die or freeze, schedulers that go."""
+"""Pools against a real cluster: results, failures, workers that die or freeze, lost schedulers."""
 
 from __future__ import annotations
 

@@ -29,5 +29,16 @@ def code_of(error: Exception) -> int:
 
 def stop(message: str, code: int) -> NoReturn:
     """End the program with one line on stderr."""
-    click.echo(f"orthoflow: {' '.join(message.split())}", err=True)
+    click.echo(printable(f"orthoflow: {' '.join(message.split())}"), err=True)
     sys.exit(code)
+
+
+def printable(text: str) -> str:
+    r"""Lines of text without what would command a terminal: names in files may hold that.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else ascii(one).strip("'") for one in text
+    )

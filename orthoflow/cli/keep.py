@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orthoflow.cli.exits import EXIT_BAD_INPUT, EXIT_BLOCKS_FAILED, EXIT_STORE
+from orthoflow.cli.exits import EXIT_BAD_INPUT, EXIT_BLOCKS_FAILED, EXIT_STORE, printable
 from orthoflow.cli.reports import failure_lines, progress, report_lines
 from orthoflow.cli.wishes import AS_JSON, STORAGE_OPTION, Grouped, given, with_wishes
 from orthoflow.options import Options
@@ -45,7 +45,9 @@ def status(url: str, watch: bool, as_json: bool, storage_option: tuple[str, ...]
         facts = _watch(now, as_json=as_json)
     else:
         facts = now()
-        click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_status_lines(facts)))
+        click.echo(
+            json.dumps(facts, indent=2) if as_json else printable("\n".join(_status_lines(facts)))
+        )
     if facts["failed"]:
         sys.exit(EXIT_BLOCKS_FAILED)
 
@@ -68,7 +70,7 @@ def _watch(now: Callable[[], dict[str, Any]], *, as_json: bool) -> dict[str, Any
         facts = now()
         counts = {name: facts[name] for name in ("blocks", "failed", "under_way", "finished")}
         if counts != shown:
-            click.echo(json.dumps(facts) if as_json else "; ".join(_summary(facts)))
+            click.echo(json.dumps(facts) if as_json else printable("; ".join(_summary(facts))))
             shown = counts
         if _ended(facts):
             return facts
@@ -155,9 +157,8 @@ def verify(
         facts = {"complete": verdict.complete, **asdict(verdict), "requeued": again}
         click.echo(json.dumps(facts, indent=2))
     else:
-        click.echo(
-            "\n".join([*_verdict_lines(verdict), *_remedies(verdict, again, requeue=requeue)])
-        )
+        lines = [*_verdict_lines(verdict), *_remedies(verdict, again, requeue=requeue)]
+        click.echo(printable("\n".join(lines)))
     if not verdict.complete:
         sys.exit(EXIT_BLOCKS_FAILED)
 
@@ -221,7 +222,7 @@ def finalize(url: str, despite_failed: bool, as_json: bool, quiet: bool, **wishe
         report = finish(url, progress=show, despite_failed=despite_failed, **options)
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(report_lines(report)))
     for line in failure_lines(report["failed"]):
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
 
 @click.command()

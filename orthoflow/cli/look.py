@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orthoflow.cli.exits import printable
 from orthoflow.cli.wishes import (
     AS_JSON,
     CONFIG,
@@ -35,7 +36,7 @@ def info(url: str, as_json: bool, storage_option: tuple[str, ...]) -> None:
 
     options = Options.from_mapping({"storage_option": storage_option})
     facts = summarize(url, options.storage_option)
-    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_info_lines(facts)))
+    click.echo(json.dumps(facts, indent=2) if as_json else printable("\n".join(_info_lines(facts))))
 
 
 def _info_lines(facts: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orthoflow.cli.exits import EXIT_BLOCKS_FAILED
+from orthoflow.cli.exits import EXIT_BLOCKS_FAILED, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ def tell(report: dict[str, Any], *, as_json: bool) -> None:
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(report_lines(report)))
     if report["failed"]:
         for line in failure_lines(report["failed"]):
-            click.echo(line, err=True)
+            click.echo(printable(line), err=True)
         sys.exit(EXIT_BLOCKS_FAILED)
 
 

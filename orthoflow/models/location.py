@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -12,11 +11,10 @@ import fsspec
 
 from orthoflow.errors import BadInput, StoreRefused
 from orthoflow.hosts import is_metadata, is_this_machine
+from orthoflow.libraries import first_line, store_errors
 
 SCHEMES = frozenset({"file", "memory", "s3", "gs", "az", "abfs", "https"})
 PIECE_BYTES = 16 * 2**20
-
-_QUERY = re.compile(r"\?[^\s'\")]+")
 
 
 def checked_location(name: str) -> str:
@@ -66,10 +64,8 @@ def read_location(location: str, *, limit: int) -> bytes:
         raise FileNotFoundError(location) from error
     except ImportError as error:
         raise BadInput(f"cannot read {location}: {error}") from error
-    except OSError as error:
-        # An address that a server redirected to may carry a signature.
-        reason = _QUERY.sub("?...", " ".join(str(error).split()))[:300]
-        raise StoreRefused(f"cannot read {location}: {reason}") from error
+    except store_errors() as error:
+        raise StoreRefused(f"cannot read {location}: {first_line(error)}") from error
     if len(content) > limit:
         raise BadInput(f"{location} has more than {limit} bytes; that is no file of a model")
     return content

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orthoflow.errors import StoreRefused
+from orthoflow.libraries import errors_of
+from orthoflow.libraries import first_line as first_line
+from orthoflow.libraries import store_errors as store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,6 @@ _TRANSIENT_CODES = {
     "XAmzContentSHA256Mismatch",
 }
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\")]*")
 
 
 @contextmanager
@@ -70,22 +70,6 @@ def answers(place: Location) -> Iterator[None]:
         raise StoreRefused(f"{place} does not answer: {first_line(error)}") from error
 
 
-def store_errors() -> tuple[type[Exception], ...]:
-    """Classes of the errors that stores raise, as far as their libraries are loaded."""
-    return (
-        OSError,
-        *_loaded(
-            *(("botocore.exceptions", name) for name in ("BotoCoreError", "ClientError")),
-            ("botocore.parsers", "ResponseParserError"),
-            ("aiohttp.client_exceptions", "ClientError"),
-            ("http.client", "HTTPException"),
-            ("gcsfs.retry", "HttpError"),
-            ("google.auth.exceptions", "GoogleAuthError"),
-            ("azure.core.exceptions", "AzureError"),
-        ),
-    )
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later: overload, timeouts, broken connections.
 
@@ -107,12 +91,6 @@ def is_absence(error: BaseException) -> bool:
     """Whether an object is not there, in a bucket that is."""
     absent = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
     return absent and not _said(error)[0] & _NO_BUCKET
-
-
-def first_line(error: BaseException) -> str:
-    """An error in a few words; of addresses without their query, which may be a signature."""
-    line = str(error).partition("\n")[0]
-    return _QUERY.sub(r"\1?...", line)[:300] or type(error).__name__
 
 
 def _refusal(place: Location, error: Exception) -> str | None:
@@ -143,7 +121,7 @@ def _is_denial(error: Exception) -> bool:
 def _said(error: BaseException) -> tuple[set[str], set[str]]:
     """Error codes and HTTP status that the store gave, here or as the cause."""
     codes, status = set(), set()
-    numbered = _loaded(("gcsfs.retry", "HttpError"))
+    numbered = errors_of(("gcsfs.retry", "HttpError"))
     link: BaseException | None = error
     while link is not None:
         response = getattr(link, "response", None)
@@ -163,7 +141,7 @@ def _credential_errors() -> tuple[type[Exception], ...]:
         *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
         *("ProfileNotFound", "SSOError", "TokenRetrievalError"),
     )
-    return _loaded(
+    return errors_of(
         *(("botocore.exceptions", name) for name in names),
         ("google.auth.exceptions", "GoogleAuthError"),
         ("azure.core.exceptions", "ClientAuthenticationError"),
@@ -172,7 +150,7 @@ def _credential_errors() -> tuple[type[Exception], ...]:
 
 def _network_errors() -> tuple[type[Exception], ...]:
     names = ("HTTPClientError", "ConnectionError", "IncompleteReadError", "FlexibleChecksumError")
-    remote = _loaded(
+    remote = errors_of(
         *(("botocore.exceptions", name) for name in names),
         ("botocore.parsers", "ResponseParserError"),
         ("aiohttp.client_exceptions", "ClientError"),
@@ -182,9 +160,3 @@ def _network_errors() -> tuple[type[Exception], ...]:
         ("azure.core.exceptions", "ServiceResponseError"),
     )
     return (ConnectionError, TimeoutError, *remote)
-
-
-def _loaded(*names: tuple[str, str]) -> tuple[type[Exception], ...]:
-    # Only libraries that are loaded can have raised; none is imported to find out.
-    found = (getattr(sys.modules.get(module), name, None) for module, name in names)
-    return tuple(kind for kind in found if kind is not None)

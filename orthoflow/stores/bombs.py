@@ -87,7 +87,7 @@ def _streams(make: Callable[[], Any], frame: memoryview, limit: int) -> int:
 
 
 def _zstd(frame: memoryview, limit: int) -> int:
-    """A quarter of the most that the blocks of a frame can hold."""
+    """A quarter of the most that the blocks of a frame, less one, can hold."""
     if len(frame) < 6 or frame[:4] != _ZSTD:
         return 0
     descriptor = frame[4]
@@ -95,7 +95,7 @@ def _zstd(frame: memoryview, limit: int) -> int:
     size_width = (1 if single_segment else 0, 2, 4, 8)[descriptor >> 6]
     at = 5 + (0 if single_segment else 1) + (0, 1, 2, 4)[descriptor & 3] + size_width
     total = 0
-    while at + 3 <= len(frame) and total // _ZSTD_LEEWAY <= limit:
+    while at + 3 <= len(frame) and total <= _ZSTD_LEEWAY * limit + _ZSTD_BLOCK:
         header = int.from_bytes(frame[at : at + 3], "little")
         last, kind, size = header & 1, header >> 1 & 3, header >> 3
         # Raw and repeated blocks state what they give, compressed ones what they take.
@@ -103,7 +103,8 @@ def _zstd(frame: memoryview, limit: int) -> int:
         at += 3 + (1 if kind == 1 else size)
         if last:
             break
-    return total // _ZSTD_LEEWAY
+    # One block is no bomb, and a small chunk may be a part of one.
+    return max(0, total - _ZSTD_BLOCK) // _ZSTD_LEEWAY
 
 
 _COUNTERS: dict[str, Callable[[memoryview, int], int]] = {

@@ -94,7 +94,7 @@ class Location:
         """Place at `path` below this one; an empty path is this place itself."""
         if not path:
             return self
-        if any(part in {"", ".", ".."} for part in path.split("/")):
+        if "\0" in path or any(part in {"", ".", ".."} for part in path.split("/")):
             raise BadInput(f"path {path!r} below {display_url(self.url)} has empty or '..' parts")
         base, query = self._parts()
         if query:
@@ -176,9 +176,12 @@ def locate(
     if not text.strip() or "\0" in text:
         raise BadInput(f"url {text!r} is empty; give a path or a URL")
     if "::" in text:
-        raise BadInput(f"url {display_url(text)} chains protocols with '::'; give the object's own")
+        last = display_url(text.rpartition("::")[2])  # the others may hold credentials as well
+        raise BadInput(f"url ...::{last} chains protocols with '::'; give the object's own")
     options = public_options(storage_options)
     scheme = _SCHEME.match(text)
+    if scheme is None and "://" in text and not text.startswith("/"):
+        raise BadInput(f"url {display_url(text)} is neither a path nor an address")
     if scheme is None:
         return Location(_absolute(text), "file", options)
     protocol = PROTOCOLS.get(scheme[1].lower())
@@ -222,12 +225,12 @@ def display_url(url: str) -> str:
     >>> display_url("https://me:secret@host/a.tif?X-Amz-Signature=0123")
     'https://host/a.tif?...'
     """
-    scheme = _SCHEME.match(url)
-    if scheme is None or scheme[1].lower() == "file":
+    scheme, mark, rest = url.partition("://")
+    if not mark or "/" in scheme or scheme.lower() == "file":
         return url
-    rest, question, _ = url[scheme.end() :].partition("?")
+    rest, question, _ = rest.partition("?")
     host, slash, path = rest.partition("/")
-    shown = f"{scheme[0]}{host.rpartition('@')[2]}{slash}{path}"
+    shown = f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
     return f"{shown}?..." if question else shown
 
 

@@ -333,54 +333,59 @@ def unconditional(monkeypatch):
     monkeypatch.setattr(locks, "enforces_create", lambda _: False)
 
 
-def test_without_conditional_puts_the_last_to_come_wins(tmp_path, monkeypatch):
-    unconditional(monkeypatch)
-    monkeypatch.setattr(locks, "_SETTLE", 0.5)
-    inside, refused, started = [], [], threading.Barrier(4)
+def race(url, monkeypatch, step):
+    """Two drivers that come at once; the late one stops for a moment after `step`.
 
-    def drive(number):
-        started.wait()
-        try:
-            with hold(tmp_path, "run"):
-                inside.append(number)
-                until(lambda: len(inside) + len(refused) == 4)
-        except BadInput:
-            refused.append(number)
+    Returns who was let in, and who was refused.
+    """
+    inside, refused, both, passed = [], [], threading.Barrier(2), threading.local()
+    holder, name = step
+    real = getattr(holder, name)
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(drive, range(4)))
-    assert len(inside) == 1
-
-
-def test_of_two_that_take_over_at_once_one_finds_out(tmp_path, monkeypatch):
-    """Both saw the same dead lock; one clears the other's, which is new, and comes after."""
-    plant(tmp_path, beat=0.0)
-    monkeypatch.setattr(locks, "_SETTLE", 0.3)
-    real, seen = locks.delete_object, threading.Barrier(2)
-
-    def delete(place):
-        if read_object(place) and b'"them"' in read_object(place):
-            seen.wait(5)
+    def slowly(*given, **how):
+        found = real(*given, **how)
+        if not getattr(passed, "once", False):
+            passed.once = True
+            both.wait(10)
             time.sleep(0.1 * (threading.current_thread().name == "late"))
-        real(place)
-
-    monkeypatch.setattr(locks, "delete_object", delete)
-    inside, refused = [], []
+        return found
 
     def drive():
+        me = threading.current_thread().name
         try:
-            with hold(tmp_path, "run"):
-                inside.append(threading.current_thread().name)
+            with hold(url, "run"):
+                inside.append(me)
                 until(lambda: len(inside) + len(refused) == 2)
         except BadInput:
-            refused.append(threading.current_thread().name)
+            refused.append(me)
 
+    monkeypatch.setattr(holder, name, slowly)
     threads = [threading.Thread(target=drive, name=name) for name in ("early", "late")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(inside) == 1
+    return inside, refused
+
+
+def test_of_two_that_see_no_lock_the_first_to_create_one_is_let_in(url, monkeypatch):
+    looked = (locks._Keeper, "clear")
+    assert race(url, monkeypatch, looked) == (["early"], ["late"])
+
+
+def test_without_conditional_puts_the_last_to_come_wins(tmp_path, monkeypatch):
+    unconditional(monkeypatch)
+    monkeypatch.setattr(locks, "_SETTLE", 0.5)
+    looked = (locks._Keeper, "clear")
+    assert race(tmp_path, monkeypatch, looked) == (["late"], ["early"])
+
+
+def test_of_two_that_take_over_at_once_one_finds_out(tmp_path, monkeypatch):
+    """Both saw the same dead lock; one clears the other's, which is new, and comes after."""
+    plant(tmp_path, beat=0.0)
+    monkeypatch.setattr(locks, "_SETTLE", 0.5)
+    judged = (locks.Holder, "is_dead")
+    assert race(tmp_path, monkeypatch, judged) == (["late"], ["early"])
 
 
 @pytest.mark.s3

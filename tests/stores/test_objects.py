@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -64,6 +65,21 @@ def test_of_many_that_create_at_once_one_does(place):
     assert sum(made) == 1
     assert read_object(one) == b"%d" % made.index(True)
     assert list_names(place) == ["x"]
+
+
+def test_memory_creates_once_though_it_looks_first_and_writes_then(monkeypatch):
+    one = locate(f"memory://{uuid.uuid4().hex}/x")
+    fs, _ = one.filesystem()
+    real = type(fs).exists
+
+    def slow(self, path, **how):
+        there = real(self, path, **how)
+        time.sleep(0.01)
+        return there
+
+    monkeypatch.setattr(type(fs), "exists", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(lambda _: create_object(one, b"x"), range(4))) == 1
 
 
 def test_every_store_here_enforces_it_and_the_probe_leaves_nothing(place):
