@@ -59,6 +59,14 @@ def million_plan() -> Any:
     return plan_run(facts, card, Options(block=(BLOCK,), part=(1,)))
 
 
+def model_ref() -> Any:
+    """A model that nobody loads."""
+    from orthoflow.models.card import Card
+    from orthoflow.models.source import ModelRef
+
+    return ModelRef(digest="0" * 64, source="unet", card=Card("unet32", outputs=2, divisor=16))
+
+
 def drive(client: Any, plan: Any, report: Any) -> Any:
     """A driver's own means, without an output."""
     from orthoflow.driver import Drive
@@ -75,32 +83,16 @@ class Enough(Exception):  # noqa: N818 - no error: all that was wanted
     """The first task is under way."""
 
 
-class Asleep:
-    """A pool that takes one task and runs none."""
-
-    def size(self) -> int:
-        return 64
-
-    def start(self, build: Any, **_: Any) -> Any:
-        from orthoflow import graph
-
-        build(graph.Direct())
-        raise Enough
-
-    def dashboard(self) -> None:
-        return None
-
-
 def first(_: argparse.Namespace) -> None:
     """From the volume's facts to the first task."""
-    from orthoflow import driver, pipeline, work
-    from orthoflow.models.card import Card
-    from orthoflow.models.source import ModelRef
-    from orthoflow.records import Done, fingerprint_of, run_record, settings_of
+    import distributed
+
+    from orthoflow import driver, graph, pipeline, work
+    from orthoflow.records import Done, run_record, settings_of
+    from orthoflow.stores.ledger import Outline
 
     loaded = process_facts(os.getpid())["rss_mb"]
-    work.run_block = lambda *_: None  # type: ignore[assignment]
-    reference = ModelRef(digest="0" * 64, source="unet", card=Card("unet32", outputs=2, divisor=16))
+    reference = model_ref()
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     plan = million_plan()
@@ -110,19 +102,19 @@ def first(_: argparse.Namespace) -> None:
     settings = settings_of(plan, reference)
     record = run_record(plan, reference, None, settings)
     seconds["record_s"] = time.perf_counter() - began
-    done = Done.of({**record, "fingerprint": fingerprint_of(settings)}, ())
+    done = Done.of(Outline.of(record), ())
 
-    class Still(driver.Drive):
-        def pool(self) -> Any:
-            return Asleep()
+    def stop(*_: Any) -> Any:
+        raise Enough
 
-    means = drive(None, plan, lambda _: None)
-    still = Still(*(getattr(means, name) for name in means.__slots__))
+    graph.written = stop
     try:
-        driver.run_blocks(still, plan, None, None, driver.Assignment(done=done))
+        driver.run_blocks(
+            drive(None, plan, lambda _: None), plan, None, None, driver.Assignment(done=done)
+        )
     except Enough:
         seconds["first_task_s"] = time.perf_counter() - began
-    del text, pipeline
+    del text, pipeline, distributed, work  # a driver has them
     now = process_facts(os.getpid())["rss_mb"]
     measure.answer(blocks=plan.block_count, **seconds, rss_loaded_mb=loaded, rss_mb=now)
 
@@ -140,13 +132,10 @@ def window(arguments: argparse.Namespace) -> None:
 
     from orthoflow import driver, graph, work
     from orthoflow.job import Job
-    from orthoflow.models.card import Card
-    from orthoflow.models.source import ModelRef
 
-    work.run_block = no_op  # type: ignore[assignment]
+    work.run_block = no_op
     plan = million_plan()
-    reference = ModelRef(digest="0" * 64, source="unet", card=Card("unet32", outputs=2, divisor=16))
-    parcel = graph.Parcel.of(Job(plan, reference, None, None, "out", FINGERPRINT))
+    parcel = graph.Parcel.of(Job(plan, model_ref(), None, None, "out", FINGERPRINT))
     jobs = plan.block_count // arguments.blocks
     pids = {"scheduler": arguments.scheduler_pid, "driver": os.getpid()}
     seen: list[dict[str, dict[str, float]]] = []
@@ -164,16 +153,24 @@ def window(arguments: argparse.Namespace) -> None:
             drive(client, plan, report), plan, parcel, None, driver.Assignment(share=(jobs, 0))
         )
         wall = time.perf_counter() - began
-    blocks = outcome.tally.blocks
-    between = blocks - blocks // 20
-    early, late = seen
-    facts: dict[str, Any] = {"blocks": blocks, "wall_s": wall, "parcel_bytes": len(parcel.content)}
-    for name in pids:
+    facts = {"blocks": outcome.tally.blocks, "wall_s": wall, "parcel_bytes": len(parcel.content)}
+    measure.answer(**facts, **growth(*seen, blocks=marks_between(arguments.blocks)))
+
+
+def marks_between(blocks: int) -> int:
+    """Blocks between the two looks at the processes: from a twentieth on."""
+    return blocks - blocks // 20
+
+
+def growth(early: Any, late: Any, *, blocks: int) -> dict[str, float]:
+    """Memory of the processes at both looks, and their CPU milliseconds per block between."""
+    facts = {}
+    for name in early:
         facts[f"{name}_mb_early"] = early[name]["rss_mb"]
         facts[f"{name}_mb_at_end"] = late[name]["rss_mb"]
         used = late[name]["cpu_s"] - early[name]["cpu_s"]
-        facts[f"{name}_ms_per_block"] = used / between * 1000
-    measure.answer(**facts)
+        facts[f"{name}_ms_per_block"] = used / blocks * 1000
+    return facts
 
 
 def markers(arguments: argparse.Namespace) -> None:
@@ -225,7 +222,7 @@ def rerun(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     model = of.Model.from_torch(Counted(PlainUNet(base=4)), outputs=OUTPUTS, divisor=DIVISOR)
     forget()
-    wishes: dict[str, Any] = {"chunk": 16, "block": 16, "part": 1, "resume": True}
+    wishes: dict[str, Any] = {"chunk": 16, "block": 16, "tile": 16, "part": 1, "resume": True}
     with measure.stopwatch() as seconds:
         report = of.run(source, arguments.folder / "out.zarr", model=model, **wishes)
     assert report["complete"]

@@ -123,12 +123,7 @@ def run_blocks(
         The volume (c, z, y, x) where tasks do not read it themselves.
     """
     outcome, began = Outcome(), time.monotonic()
-    total = _total(plan, mine.share)
-
-    def groups() -> Iterator[tuple[Callable[[Maker], dict[Any, Node]], int]]:
-        for part in plan.parts(mine.share):
-            for piece in _left(plan, part, mine, outcome):
-                yield _blocks_of(plan, piece, node, array), len(piece.blocks)
+    total = plan.share_blocks(mine.share)
 
     def alone(block: Box) -> Callable[[Maker], dict[Any, Node]]:
         return _blocks_of(plan, plan.part_alone(block), node, array)
@@ -147,7 +142,11 @@ def run_blocks(
 
     # Something to look at while the first blocks are under way.
     tell()
-    for ended in window.run(groups()):
+    pieces = (
+        piece for part in plan.parts(mine.share) for piece in _left(plan, part, mine, outcome)
+    )
+    groups = ((_blocks_of(plan, one, node, array), len(one.blocks)) for one in pieces)
+    for ended in window.run(groups):
         drive.require_lock()
         if ended is not None:
             _note(drive, plan, mine, outcome, ended)
@@ -156,13 +155,6 @@ def run_blocks(
     if outcome.skipped:  # nothing may have ended here
         tell()
     return outcome
-
-
-def _total(plan: Plan, share: tuple[int, int]) -> int:
-    """Blocks of a share of the parts."""
-    if share[0] == 1:
-        return plan.block_count
-    return sum(len(part.blocks) for part in plan.parts(share))
 
 
 def _note(drive: Drive, plan: Plan, mine: Assignment, outcome: Outcome, ended: Ended) -> None:

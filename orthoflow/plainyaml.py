@@ -45,6 +45,8 @@ def plain_data(content: bytes, *, where: str, limit: int) -> Any:
         text = content.decode("utf-8")
         problem = _problem(text)
         if not problem:
+            problem = _repeated(yaml.compose(text, yaml.SafeLoader))
+        if not problem:
             data = yaml.safe_load(text)
             problem = "a number is too large" if _has_giant(data) else ""
     except _ERRORS as error:
@@ -69,6 +71,20 @@ def _problem(text: str) -> str:
         if depth > MOST_DEPTH or nodes > MOST_NODES:
             return f"it holds more than {MOST_DEPTH} levels or {MOST_NODES} values"
     return ""
+
+
+def _repeated(node: yaml.Node | None) -> str:
+    """The key that a mapping has twice: of two values the reader may see the one, we the other."""
+    if not isinstance(node, yaml.CollectionNode):
+        return ""
+    below = list(node.value)
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                return f"key {key[:80]!r} is given twice; give it once"
+        below = [one for pair in node.value for one in pair]
+    return next(filter(None, map(_repeated, below)), "")
 
 
 def _has_giant(data: Any) -> bool:

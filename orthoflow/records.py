@@ -160,19 +160,31 @@ def run_record(plan: Plan, model: ModelRef, grey: Any, settings: dict[str, Any])
 def run_report(
     record: dict[str, Any], tally: Tally, failed: dict[str, str], output: str, **more: Any
 ) -> dict[str, Any]:
-    """What was done: counts, bytes and seconds per stage, summed over workers."""
+    """What was done: counts, bytes and seconds per stage, summed over workers.
+
+    Raises
+    ------
+    BadInput
+        If the record, which comes from the output, is not one of a run.
+    """
+    try:
+        blocks, settings = record["plan"]["blocks"], record["settings"]
+        device, precision = settings["device"], settings["precision"]
+        sampled = int(record["sampled_bytes"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BadInput(f"the record of output {display_url(output)} is none of a run") from error
     counts = {_REPORTED.get(name, name): value for name, value in asdict(tally).items()}
     seconds = counts.pop("seconds")
-    counts["bytes_read"] += record["sampled_bytes"]
+    counts["bytes_read"] += sampled
     return {
         "output": display_url(output),
         "fingerprint": record["fingerprint"],
-        "blocks_planned": record["plan"]["blocks"],
+        "blocks_planned": blocks,
         "failed": failed,
         **counts,
         "seconds_by_stage": {k: round(v, 3) for k, v in sorted(seconds.items())},
-        "device": record["settings"]["device"],
-        "precision": record["settings"]["precision"],
+        "device": device,
+        "precision": precision,
         **more,
         "machine": machine_facts(),
     }

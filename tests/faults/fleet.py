@@ -129,9 +129,12 @@ async def _serve(kind, pipe, address):
         server = Nanny(address, **keywords)
     async with server:
         pipe.send(server.address)
-        told = asyncio.Event()
-        asyncio.get_running_loop().add_reader(pipe.fileno(), told.set)
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(pipe.fileno(), told.set)
         await told.wait()
+        # A pipe that has ended stays readable, and a nanny may wait for its scheduler for ever.
+        loop.remove_reader(pipe.fileno())
+        loop.call_later(15, os.killpg, os.getpid(), signal.SIGKILL)
 
 
 class Served:

@@ -317,7 +317,7 @@ class Runs(RuleBasedStateMachine):
 
 
 def build_of(numbers):
-    return lambda maker: dict.fromkeys(numbers)
+    return lambda _: dict.fromkeys(numbers)
 
 
 TestRuns = Runs.TestCase

@@ -155,7 +155,7 @@ def test_f17_hung_connections_are_given_up_and_made_again(remote, local):
 # -------------------------------------------------------------------------- what a store is asked
 
 
-def test_a_block_costs_its_chunks_its_objects_and_a_marker(remote, local):
+def test_a_block_costs_its_chunks_its_objects_and_a_marker(remote):
     scene, proxy = remote
     scene.run(levels=1)
     chunks = proxy.seen("GET", keys="*/in.zarr/c/*")

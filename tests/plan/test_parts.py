@@ -292,5 +292,7 @@ def test_a_last_group_of_stripes_that_is_not_full_is_counted_as_it_is(part):
     plan = plan_run(facts, CARDS["fixed"], Options.from_mapping(options))
     (way,) = plan.ways
     assert next(way.chosen.positions()).count == 2
-    assert costs.total_work(plan).patches == way.chosen.patches == 63 * len(way.chosen.grids[1].starts)
+    assert (
+        costs.total_work(plan).patches == way.chosen.patches == 63 * len(way.chosen.grids[1].starts)
+    )
     assert costs.total_work(plan).tiles == way.chosen.tiles

@@ -40,8 +40,6 @@ from tests import nets
 from tests.s3 import close_sessions, free_port
 from tests.security.hostile import CANARY, refusal
 
-pytestmark = pytest.mark.s3
-
 SHAPE = (16, 24, 24)
 OPTIONS = {"chunk": 8, "block": (8, 24, 24), "normalization": "zscore", "levels": 2}
 OTHERS = {
@@ -86,6 +84,7 @@ def logged(caplog):
     return caplog
 
 
+@pytest.mark.s3
 def test_s11_what_is_known_of_a_run_holds_no_secret(source, bucket):
     """References, plans, jobs and lazy graphs travel; anything of them may be printed."""
     model = nets.plain()
@@ -136,6 +135,7 @@ def stored_in(target):
     return [*stored, *stored.values()]
 
 
+@pytest.mark.s3
 def test_s11_a_run_leaves_no_secret_behind(source, bucket, logged, capfd):
     told = []
     common = {"model": nets.plain(), "progress": told.append, "cluster": "synchronous"}
@@ -147,6 +147,7 @@ def test_s11_a_run_leaves_no_secret_behind(source, bucket, logged, capfd):
     assert not finds("".join(capfd.readouterr()))
 
 
+@pytest.mark.s3
 @pytest.mark.slow
 def test_s11_workers_are_sent_no_secret(source, bucket, sent, capfd):
     """They find it where it belongs, as this process does."""
@@ -167,6 +168,7 @@ def secret_of_the_environment():
     return os.environ["AWS_SECRET_ACCESS_KEY"]
 
 
+@pytest.mark.s3
 def test_s11_what_commands_print_holds_no_secret(source, bucket, capsys):
     target = f"{bucket}/out.zarr"
     typed = ["run", source, target, "--model", "demo:semantic", "--cluster", "synchronous"]
@@ -302,6 +304,7 @@ def test_s11_errors_of_a_store_that_is_not_there_show_no_secret(monkeypatch, log
     assert not finds(logged.text)
 
 
+@pytest.mark.s3
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
 def test_s11_errors_of_a_store_that_refuses_show_no_secret(status, faulty, logged, monkeypatch):
     """What a store says, at the start, of a block, and with the whole chain of causes."""
@@ -326,6 +329,7 @@ def test_s11_errors_of_a_store_that_refuses_show_no_secret(status, faulty, logge
     assert not finds(logged.text)
 
 
+@pytest.mark.s3
 def test_s11_a_wrong_key_is_not_repeated(rclone, monkeypatch):
     """A store that checks keys says which one it does not know, not what its secret was."""
     with rclone.connected():
@@ -335,6 +339,7 @@ def test_s11_a_wrong_key_is_not_repeated(rclone, monkeypatch):
         assert "credentials rejected" in message
 
 
+@pytest.mark.s3
 def test_s11_a_model_in_memory_is_the_only_payload(source):
     """What is sent with a model from a file is its name and digest."""
     ref = load_model("demo:semantic").ref()

@@ -147,26 +147,6 @@ def test_of_many_that_come_at_once_one_is_let_in(url):
     assert len(inside) == 1
 
 
-def test_two_names_that_conflict_are_never_held_together(tmp_path):
-    """Either may be refused, and both may be; never are both let in."""
-    for _ in range(10):
-        inside, started, ended = [], threading.Barrier(2), threading.Barrier(2)
-
-        def drive(name, started=started, ended=ended, inside=inside):
-            started.wait()
-            try:
-                with hold(tmp_path, name):
-                    inside.append(name)
-                    ended.wait()
-            except BadInput:
-                ended.wait()
-
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(drive, ["run", "part-0-of-2"]))
-        assert len(inside) <= 1
-        assert read_locks(tmp_path) == []
-
-
 def test_the_parts_of_one_run_work_side_by_side(url):
     with ThreadPoolExecutor(4) as pool:
         everybody = threading.Barrier(4)
@@ -333,7 +313,7 @@ def unconditional(monkeypatch):
     monkeypatch.setattr(locks, "enforces_create", lambda _: False)
 
 
-def race(url, monkeypatch, step):
+def race(url, monkeypatch, step, names=("run", "run")):
     """Two drivers that come at once; the late one stops for a moment after `step`.
 
     Returns who was let in, and who was refused.
@@ -350,27 +330,38 @@ def race(url, monkeypatch, step):
             time.sleep(0.1 * (threading.current_thread().name == "late"))
         return found
 
-    def drive():
+    def drive(lock):
         me = threading.current_thread().name
         try:
-            with hold(url, "run"):
+            with hold(url, lock):
                 inside.append(me)
                 until(lambda: len(inside) + len(refused) == 2)
         except BadInput:
             refused.append(me)
 
     monkeypatch.setattr(holder, name, slowly)
-    threads = [threading.Thread(target=drive, name=name) for name in ("early", "late")]
+    threads = [
+        threading.Thread(target=drive, args=(lock,), name=me)
+        for me, lock in zip(("early", "late"), names, strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert read_locks(url) == []
     return inside, refused
 
 
 def test_of_two_that_see_no_lock_the_first_to_create_one_is_let_in(url, monkeypatch):
     looked = (locks._Keeper, "clear")
     assert race(url, monkeypatch, looked) == (["early"], ["late"])
+
+
+@pytest.mark.parametrize("names", [("run", "part-0-of-2"), ("part-0-of-2", "part-0-of-3")])
+def test_two_names_that_conflict_are_never_held_together(url, monkeypatch, names):
+    """The late one looked before the early one's was there, and looks again."""
+    looked = (locks._Keeper, "clear")
+    assert race(url, monkeypatch, looked, names) == (["early"], ["late"])
 
 
 def test_without_conditional_puts_the_last_to_come_wins(tmp_path, monkeypatch):
