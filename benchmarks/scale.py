@@ -3,6 +3,7 @@
     python benchmarks/scale.py                  # all four, some minutes
     python benchmarks/scale.py --quick          # small numbers: does it work?
     python benchmarks/scale.py --only window    # first, window, markers or rerun
+    python benchmarks/scale.py --paper          # 100 TB on 64 GPUs, as the planner counts it
 
 first    a plan of 10^6 blocks, up to the first task
 window   20,000 blocks that do nothing, through the driver and a scheduler in a process of its own
@@ -29,6 +30,7 @@ import _measure as measure
 
 MILLION = (102_400, 102_400, 102_400)
 BLOCK = 1024
+VOLUME = (40_000, 50_000, 50_000)
 WINDOW_BLOCKS = 20_000
 MARKERS = 100_000
 RERUN_SIDE = 160  # 1000 blocks of 16
@@ -240,7 +242,7 @@ def rerun(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def scheduler() -> Iterator[tuple[str, int]]:
-    """A scheduler and a worker of two threads, a process each: address, scheduler's process."""
+    """A scheduler and a worker of 16 threads, a process each: address, scheduler's process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def begin(*command: str) -> subprocess.Popen[bytes]:
@@ -255,7 +257,7 @@ def scheduler() -> Iterator[tuple[str, int]]:
             while not Path(file).exists():
                 time.sleep(0.1)
             begun.append(
-                begin("worker", "--no-nanny", "--nthreads", "2", "--local-directory", folder)
+                begin("worker", "--no-nanny", "--nthreads", "16", "--local-directory", folder)
             )
             address = json.loads(Path(file).read_text(encoding="utf-8"))["address"]
             yield address, begun[0].pid
@@ -329,8 +331,31 @@ def goals(found: dict[str, dict[str, Any]]) -> dict[str, tuple[float, str, float
     return wanted
 
 
+def paper() -> None:
+    """100 TB on 64 GPUs, as the planner counts it; the networks' speeds are roofline estimates."""
+    from orthoflow.geometry.facts import VolumeFacts
+    from orthoflow.models.card import Card
+    from orthoflow.options import Options
+    from orthoflow.plan import plan_run
+
+    facts = VolumeFacts("s3://bucket/in.zarr", VOLUME, "uint8", chunks=(128, 128, 128))
+    unet = Card("U-Net of 32 channels", outputs=2, divisor=16, reach=93, speed=673e6)
+    sam = Card("Cellpose-SAM", outputs=3, tile=(256, 256), stride=8, speed=27e6)
+    for card, more in ((unet, {}), (unet, {"num_parts": 64}), (sam, {}), (sam, {"part": 4})):
+        wishes = {"workers": 64, "device": "cuda", **more}
+        if "num_parts" in more:
+            wishes["workers"] = 1
+        plan = plan_run(facts, card, Options.from_mapping(wishes))
+        lines = str(plan).splitlines()
+        first_ = next(i for i, line in enumerate(lines) if line.startswith("work "))
+        print(f"\n{card.name}, {wishes}\n", *lines[first_:], sep="\n")
+
+
 def main() -> None:
     options = parse()
+    if options.paper:
+        paper()
+        return
     if options.child:
         globals()[options.child](options)
         return
@@ -347,6 +372,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small numbers: does it work?")
+    parser.add_argument("--paper", action="store_true", help="100 TB on 64 GPUs, on paper")
     parser.add_argument("--only", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
     for name, kind in CHILD_FLAGS.items():

@@ -49,13 +49,25 @@ def connect(options: Options, client: Client | None = None) -> Iterator[Client |
         return
     allow_open_files(_FILES)
     if options.scheduler is not None:
-        with _existing(options.scheduler) as found:
+        with _hushed(), _existing(options.scheduler) as found:
             yield found
     elif options.cluster == "synchronous":
         yield None
     else:
-        with _local(options) as found:
+        with _hushed(), _local(options) as found:
             yield found
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep Dask's client from printing tracebacks when its scheduler goes; we say it in a line."""
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,13 @@ from orthoflow.errors import BlockFailed, RunInterrupted
 from orthoflow.job import Tally
 from orthoflow.levels import LevelBox
 from orthoflow.pools import pool_for
-from orthoflow.stores.markers import block_marker_name, remove_failure, write_failure
+from orthoflow.stores.markers import (
+    Marker,
+    block_marker_name,
+    read_markers,
+    remove_failure,
+    write_failure,
+)
 from orthoflow.stores.patience import patiently
 from orthoflow.stores.pyramid import level_boxes
 from orthoflow.window import Window
@@ -166,6 +172,11 @@ def _note(drive: Drive, plan: Plan, mine: Assignment, outcome: Outcome, ended: E
         if name in mine.tried:
             remove_failure(drive.output, drive.fingerprint, name, storage)
         return
+    for _, marker in read_markers(drive.output, drive.fingerprint, storage, names=[name]):
+        if isinstance(marker, Marker):
+            # It was done, and its result was lost with the worker that held it.
+            outcome.tally.add(Tally.from_dict(marker.facts))
+            return
     outcome.failed[str(ended.key)] = ended.reason
     facts = {"block": str(ended.key), "reason": ended.reason, "tries": ended.tries}
     patiently(

@@ -14,9 +14,15 @@ from orthoflow.options import Options
 from orthoflow.records import Done, run_report
 from orthoflow.stores.ledger import Outline
 from orthoflow.stores.locks import hold
-from orthoflow.stores.markers import list_failures, list_marker_names, read_markers
-from orthoflow.stores.ome import read_record, write_record
-from orthoflow.stores.urls import display_url
+from orthoflow.stores.markers import (
+    list_failures,
+    list_marker_names,
+    read_markers,
+    remove_marker,
+)
+from orthoflow.stores.objects import sweep_partials
+from orthoflow.stores.ome import has_record, read_record, write_record
+from orthoflow.stores.urls import display_url, locate
 from orthoflow.stores.verify import check_listing
 
 if TYPE_CHECKING:
@@ -103,6 +109,10 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
     spec = Outline.of(drive.record).output
     job = LevelJob(drive.output, fingerprint, spec, storage, drive.options.patience)
     built = list_marker_names(drive.output, fingerprint, storage, kind="levels")
+    if built and _over_holes(drive):
+        for name in built:
+            remove_marker(drive.output, fingerprint, name, storage)
+        built = set()
     written, stored = driver.build_pyramid(drive, job, built)
     tally.bytes_written += written
     tally.stored += stored
@@ -110,7 +120,16 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
         drive.output, fingerprint, storage, kind="levels", names=sorted(built)
     ):
         tally.add(Tally.from_dict(_sound(name, marker).facts))
+    sweep_partials(locate(drive.output, storage))
     return run_report(drive.record, tally, {}, drive.output, complete=True)
+
+
+def _over_holes(drive: driver.Drive) -> bool:
+    """Whether the levels were built despite blocks that had failed, and may be done by now."""
+    storage = drive.options.storage_option
+    if not has_record(drive.output, "report", storage):
+        return False
+    return bool(read_record(drive.output, "report", storage).get("failed"))
 
 
 def _silent(progress: driver.Progress) -> None:

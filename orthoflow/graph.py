@@ -166,8 +166,14 @@ class Submit:
     def task(self, label: str, place: str, function: Callable[..., Any], *args: Node) -> Node:
         """Submit `function`."""
         key = f"{label}-{self._run}-{place}"
+        # Should those workers die, any other may take it.
+        others = self._workers is not None
         return self._client.submit(
-            _unpacked, function, *args, key=key, pure=False, workers=self._workers
+            *(_unpacked, function, *args),
+            key=key,
+            pure=False,
+            workers=self._workers,
+            allow_other_workers=others,
         )
 
     def voxels(self, array: da.Array, box: Box) -> Node:

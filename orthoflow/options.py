@@ -192,6 +192,11 @@ class Options:
             found[key] = None if leave else _convert(key, value, wish_of(key))
         return cls(**found)
 
+    @property
+    def resumes(self) -> bool:
+        """Whether an output that is there is gone on with; jobs that share a run always do."""
+        return self.resume or self.retry_failed or self.num_parts > 1
+
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults, as JSON-able values."""
         return {

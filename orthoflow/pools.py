@@ -29,6 +29,7 @@ _log = logging.getLogger("orthoflow")
 _AHEAD = 3
 # Seconds for which the number of workers is taken as known.
 _SIZE_AGE = 2.0
+_LOOK_AGAIN = 0.2
 # A worker that has not been heard of for so long may be frozen; its heartbeat is below a second.
 _SILENT = 10.0
 
@@ -134,7 +135,7 @@ class Workers:
         futures = self._ask(lambda: build(graph.Submit(self._client, run, allowed)))
         for future in futures.values():
             self._futures[str(future.key)] = future
-            self._loop().add_callback(self._fetch, future)
+            future.add_done_callback(self._end)
         return {key: str(future.key) for key, future in futures.items()}
 
     def wait(self, seconds: float) -> Ticket | None:
@@ -153,8 +154,6 @@ class Workers:
         from distributed.scheduler import KilledWorker  # noqa: PLC0415 - slow to import
 
         outcome = self._outcomes[ticket]
-        if isinstance(outcome, asyncio.CancelledError):
-            return self._lost()
         if isinstance(outcome, KilledWorker):
             message = f"its workers died {outcome.allowed_failures + 1} times: {outcome.task}"
             own = str(outcome.task).endswith(f"-{key}")
@@ -184,15 +183,35 @@ class Workers:
             raise self._lost()
         return loop
 
-    async def _fetch(self, future: Future[Any]) -> None:
-        """Bring a task's result here, or its error.
+    def _end(self, future: Future[Any]) -> None:
+        """Take what an ended task left; called in a thread of Dask's."""
+        ticket, status = str(future.key), future.status
+        if status == "finished":
+            self._loop().add_callback(self._fetch, future)
+        elif status == "error":
+            self._ended.put((ticket, future.exception()))
+        elif status == "cancelled":
+            self._ended.put((ticket, self._lost()))
+        else:  # its worker died, and the scheduler has it made again
+            future.add_done_callback(self._end)
 
-        In the client's own thread, so that a result that lies on a frozen worker holds up no other.
-        One that dies with its worker is made again by the scheduler.
+    async def _fetch(self, future: Future[Any]) -> None:
+        """Bring a task's result here, each by a request of its own.
+
+        A client's own way gathers several at a time, and if one lies on a frozen worker the others
+        wait for it.
         """
-        fetching = self._client.gather(future, asynchronous=True)
-        found = await asyncio.gather(fetching, return_exceptions=True)
-        self._ended.put((str(future.key), found[0]))
+        ticket = str(future.key)
+        scheduler: Any = self._client.scheduler
+        asked = scheduler.gather(keys=[future.key])
+        answer: Any = (await asyncio.gather(asked, return_exceptions=True))[0]
+        if not isinstance(answer, dict):
+            self._ended.put((ticket, self._lost()))
+        elif answer["status"] == "OK":
+            self._ended.put((ticket, answer["data"][future.key]))
+        elif ticket in self._futures:  # its worker died with it, which the scheduler will see
+            await asyncio.sleep(_LOOK_AGAIN)
+            future.add_done_callback(self._end)
 
     def _elsewhere(self, ticket: Ticket) -> list[str]:
         """Workers that neither run the task, nor hold its result, nor have fallen silent."""

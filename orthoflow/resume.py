@@ -34,7 +34,7 @@ def check_output(output: str | Path, source: Source, options: Options) -> None:
         is_inside(output, source.ref.url) or is_inside(source.ref.url, output)
     ):
         raise BadInput(f"output {shown} and input {source.facts.name} overlap; write elsewhere")
-    if options.overwrite or _resumes(options) or not exists(output, dict(options.storage_option)):
+    if options.overwrite or options.resumes or not exists(output, dict(options.storage_option)):
         return
     state = ""
     if has_record(output, "run", options.storage_option):
@@ -58,7 +58,7 @@ def finished_report(
         If the output was begun with other settings.
     """
     storage = options.storage_option
-    if not _resumes(options) or not has_record(output, "run", storage):
+    if not options.resumes or not has_record(output, "run", storage):
         return None
     record = read_record(output, "run", storage)
     if not has_record(output, "report", storage):
@@ -88,7 +88,7 @@ def begun(output: str | Path, plan: Plan, record: dict[str, Any]) -> dict[str, A
         plan.output,
         record,
         overwrite=options.overwrite,
-        join=_resumes(options),
+        join=options.resumes,
         storage_options=options.storage_option,
     )
     require_same(stored, record["settings"], output)
@@ -149,8 +149,3 @@ def ended(
         if last or alone:
             write_record(output, "report", report, storage)
     return report
-
-
-def _resumes(options: Options) -> bool:
-    """Whether an output that is there is gone on with; jobs that share a run always do."""
-    return options.resume or options.retry_failed or options.num_parts > 1

@@ -31,6 +31,8 @@ def differences(client: Client) -> list[str]:
     here = installed_versions()
     found = []
     for worker, there in client.run(installed_versions, on_error="return").items():
+        if isinstance(there, OSError):  # it died meanwhile, or has left
+            continue
         if not isinstance(there, dict):
             found.append(f"orthoflow {here['orthoflow']} here, not importable on {worker}")
             continue

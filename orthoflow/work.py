@@ -13,7 +13,7 @@ from orthoflow.blockio import is_constant, mark_block, read_voxels, write_block
 from orthoflow.errors import BlockFailed
 from orthoflow.geometry.box import Box, split
 from orthoflow.geometry.orientations import ORIENTATIONS, Orientation
-from orthoflow.job import Job, Tally, recipe_of, wanted_of
+from orthoflow.job import Job, Tally, recipe_of, result_name, wanted_of
 from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
@@ -149,10 +149,23 @@ def run_block(
                 tally.blocks, tally.voxels = 1, block.voxels
                 tally.bytes_read = chunk_bytes(plan, read)
                 tally.patches = tally.skipped = _planes_in(plan, shares)
+                if plan.options.resumes:  # an earlier run may have left something torn there
+                    write_block(job, block, _blank(plan, block), tally)
+                    tally.bytes_written = 0
                 return mark_block(job, block, tally, ())
         own = infer(job, part, block, voxels)
         own[1].add(tally)
         return finish_and_write(job, block, own)
+
+
+def _blank(plan: Plan, block: Box) -> dict[str, npt.NDArray[np.generic]]:
+    """The results of a block that nothing is predicted in."""
+    return {
+        result_name(array): np.zeros(
+            (*((array.classes,) if array.classes else ()), *block.shape), array.dtype
+        )
+        for array in plan.output.arrays
+    }
 
 
 def _planes_in(plan: Plan, shares: dict[str, list[Share]]) -> int:

@@ -22,6 +22,8 @@ class VolumeFacts:
     channels: int = 1
     chunks: Triple | None = None
     """Voxels read at once (z, y, x); None for memory."""
+    shards: Triple | None = None
+    """Voxels of the objects that hold several chunks and an index of them; None where none do."""
     voxel_size: tuple[float, float, float] | None = None
     """Physical size of a voxel along (z, y, x), in `unit`."""
     unit: str | None = None

@@ -22,6 +22,8 @@ _ENOUGH_BLOCKS = 8
 # 1024 voxels), and how many blocks at most: a part is what is lost when a worker dies.
 _PART_BYTES = 12 * 2**30
 _PART_BLOCKS = 64
+# Objects that a block stores at most: its marker names each with its digest, and markers are small.
+MOST_OBJECTS = 500
 # Volume voxels per second and GPU above which computing a rim twice beats sending it.
 _FAST_NETWORK = 60e6
 # Network pixels of one batch: more does not help a CPU's cache and a GPU is full with it.
@@ -41,18 +43,25 @@ def batch_size(pixels: int, device: str) -> int:
 
 
 def choose(
-    shape: Triple, options: Options, *, chunked: str, patch: int
+    shape: Triple, options: Options, *, patch: int, copies: int
 ) -> tuple[Triple, Triple, Triple]:
     """Chunk, shard and block, in voxels; refuse what would let two tasks write one object.
 
-    `patch` is the longest side of any patch, in input voxels.
+    Parameters
+    ----------
+    shape
+        Of the region.
+    patch
+        The longest side of any patch, in input voxels.
+    copies
+        Objects that are stored of every shard: of all arrays and classes.
     """
     chunk = _clip(triple("chunk", options.chunk), shape)
     shard = None
     if options.shard is not None:
         # Clipped to whole chunks: the last chunk may reach beyond the volume.
         shard = _clip(triple("shard", options.shard), _default_shard(shape, chunk))
-    if chunked == "0.4":
+    if options.ome_version == "0.4":
         if shard is not None and shard != chunk:
             raise BadInput(
                 f"shard {_text(shard)}: OME-Zarr 0.4 has no shards; leave it out or use 0.5"
@@ -61,10 +70,13 @@ def choose(
     if shard is not None:
         _check_multiple("shard", shard, "chunk", chunk, shape)
     if options.block is None:
-        block = _default_block(shape, shard or chunk, patch)
+        # Without shards of a given size a block is one, however large.
+        most = MOST_OBJECTS // copies if shard else None
+        block = _default_block(shape, shard or chunk, patch, most=most)
     else:
         block = _clip(triple("block", options.block), shape)
         _check_multiple("block", block, "shard" if shard else "chunk", shard or chunk, shape)
+    _check_objects(block, shard or block, copies)
     return chunk, shard or _default_shard(block, chunk), block
 
 
@@ -110,8 +122,8 @@ def sums_bytes(block: Triple, card: Card) -> int:
     return orientations * 4 * (1 if card.outputs <= 2 else card.outputs) * math.prod(block)
 
 
-def _default_block(shape: Triple, unit: Triple, patch: int) -> Triple:
-    """Whole units: no shorter than half a patch, short enough for several blocks.
+def _default_block(shape: Triple, unit: Triple, patch: int, *, most: int | None) -> Triple:
+    """Whole units, `most` of them: no shorter than half a patch, short enough for several blocks.
 
     Blocks much shorter than the patches would each read and hold most of their neighbours.
     """
@@ -127,6 +139,9 @@ def _default_block(shape: Triple, unit: Triple, patch: int) -> Triple:
             break
         axis = max(may, key=lambda a: (sides[a] * unit[a], -a))
         sides[axis] = halves[axis]
+    while most is not None and math.prod(sides) > max(1, most):
+        axis = max(range(3), key=lambda a: (sides[a] > 1, sides[a] * unit[a], -a))
+        sides[axis] = math.ceil(sides[axis] / 2)
     return _clip(cast("Triple", tuple(s * u for s, u in zip(sides, unit, strict=True))), shape)
 
 
@@ -150,6 +165,17 @@ def _check_multiple(name: str, size: Triple, unit_name: str, unit: Triple, shape
                 f"{name} {_text(size)} is no whole number of {unit_name}s of {_text(unit)} on axis "
                 f"{axis}, so two tasks would write one object; use {below} or {below + step} there"
             )
+
+
+def _check_objects(block: Triple, shard: Triple, copies: int) -> None:
+    """Refuse blocks whose markers would have too much to name."""
+    count = math.prod(cells(block, shard)) * copies
+    if count > MOST_OBJECTS:
+        raise BadInput(
+            f"block {_text(block)} would be {count:,} objects (shards of {_text(shard)} of "
+            f"{copies} arrays and classes), and its marker names {MOST_OBJECTS} at most; use a "
+            "smaller block, or a larger shard (chunk with OME-Zarr 0.4)"
+        )
 
 
 def _text(size: Triple) -> str:

@@ -21,13 +21,17 @@ from orthoflow.geometry.shares import (
     groups_along_stack,
     kinds_along,
 )
+from orthoflow.plan.gets import count_gets, pieces_along
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from orthoflow.geometry.box import Triple
     from orthoflow.geometry.tiling import Span, Tiling
+    from orthoflow.plan.gets import Piece
     from orthoflow.plan.plan import Plan
+
+    Spans = tuple[tuple[Span, Span] | None, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,10 +44,10 @@ class Extent:
     """Working voxels that its patches are cut from."""
     read: int
     """Input voxels that those are made from."""
-    chunks: int
-    """Input chunks that hold these."""
+    pieces: tuple[Piece, ...]
+    """Of the input's shards that hold these."""
     decoded: int
-    """Voxels of those chunks."""
+    """Voxels of their chunks."""
     side: int
     """Voxels of its output."""
 
@@ -65,12 +69,25 @@ class Alike:
         """How many blocks these are."""
         return math.prod(counter.total() for counter in self.along)
 
-    def total(self, name: str) -> int:
-        """Sum over all blocks of a quantity that is the product of its extents along the axes."""
+    @property
+    def decoded(self) -> int:
+        """Voxels of the input's chunks that these blocks read, together."""
         return math.prod(
-            sum(getattr(extent, name) * times for extent, times in counter.items())
+            sum(extent.decoded * times for extent, times in counter.items())
             for counter in self.along
         )
+
+    @property
+    def gets(self) -> int:
+        """GETs for those."""
+        along = []
+        for counter in self.along:
+            pieces: Counter[Piece] = Counter()
+            for extent, times in counter.items():
+                for piece in extent.pieces:
+                    pieces[piece] += times
+            along.append(pieces)
+        return count_gets(along)
 
 
 def census(plan: Plan) -> Iterator[Alike]:
@@ -154,15 +171,13 @@ def _alike(ways: list[_Way], axis: int, count: int) -> list[list[int]]:
     return list(found.values())
 
 
-def _spans(
-    ways: list[_Way], axis: int, one: Sequence[int], number: int
-) -> list[tuple[Span, Span] | None]:
+def _spans(ways: list[_Way], axis: int, one: Sequence[int], number: int) -> Spans:
     """Along an axis the span of each way's patches, and the span on which sums are needed."""
     spans: list[tuple[Span, Span] | None] = []
     for way in ways:
         span = way.span(axis, one, number)
         spans.append(None if span is None else (span, way.needs[axis][number]))
-    return spans
+    return tuple(spans)
 
 
 class _Way:
@@ -250,26 +265,27 @@ class _Reach:
         ]
         self._shape = plan.facts.shape
         self._chunks = plan.facts.chunks or plan.facts.shape
+        self._shards = plan.facts.shards or self._chunks
         self._whole = plan.facts.chunks is not None
+        self.along = functools.cache(self._along)
 
-    def along(self, axis: int, spans: list[tuple[Span, Span] | None], side: int) -> Extent:
+    def _along(self, axis: int, spans: Spans, side: int) -> Extent:
         sums = tuple(
             0 if both is None else max(0, min(both[0][1], both[1][1]) - max(both[0][0], both[1][0]))
             for both in spans
         )
         mine = [both[0] for both in spans if both is not None]
         if not mine:
-            return Extent(sums, 0, 0, 0, 0, side)
+            return Extent(sums, 0, 0, (), 0, side)
         working = (min(a for a, _ in mine), max(b for _, b in mine))
         read = self._support[axis](working)
-        chunk = self._chunks[axis]
-        first, end = read[0] // chunk, -(-read[1] // chunk)
-        decoded = min(end * chunk, self._shape[axis]) - first * chunk
+        size, chunk, shard = self._shape[axis], self._chunks[axis], self._shards[axis]
+        first, end = read[0] // chunk * chunk, min(-(-read[1] // chunk) * chunk, size)
         return Extent(
             sums,
             working[1] - working[0],
             read[1] - read[0],
-            end - first,
-            decoded if self._whole else read[1] - read[0],
+            pieces_along(read, size, chunk=chunk, shard=shard),
+            end - first if self._whole else read[1] - read[0],
             side,
         )

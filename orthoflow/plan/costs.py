@@ -43,27 +43,27 @@ class Work:
     tiles: int = 0
     network_pixels: int = 0
     bytes_read: int = 0
-    chunks_read: int = 0
-    """Chunks of the input that the blocks touch; one that several blocks touch counts for each."""
+    gets: int = 0
+    """Requests for these, were the input in a bucket."""
     peak_bytes: int = 0
 
 
 @functools.lru_cache(maxsize=16)
 def total_work(plan: Plan) -> Work:
     """Work of the whole run."""
-    patches = tiles = pixels = voxels = chunks = peak = 0
+    patches = tiles = pixels = voxels = gets = peak = 0
     fixed = fixed_bytes(plan)
     for alike in census(plan):
         for way in alike.ways:
             patches += alike.blocks * way.patches
             tiles += alike.blocks * way.tiles
             pixels += alike.blocks * way.pixels
-        voxels += alike.total("decoded")
-        chunks += alike.total("chunks")
+        voxels += alike.decoded
+        gets += alike.gets * plan.facts.channels
         largest = itertools.product(*map(_largest, alike.along))
         peak = max(peak, *(fixed + _held_bytes(plan, extents) for extents in largest))
-    read = voxels * voxel_bytes(plan.facts) + sampled_bytes(plan)
-    return Work(patches, tiles, pixels, read, chunks, peak)
+    read = voxels * _voxel_bytes(plan.facts) + sampled_bytes(plan)
+    return Work(patches, tiles, pixels, read, gets, peak)
 
 
 def _largest(extents: Iterable[Extent]) -> list[Extent]:
@@ -81,7 +81,7 @@ def _covers(large: Extent, small: Extent) -> bool:
     return all(a >= b for a, b in (*others, *sizes))
 
 
-def voxel_bytes(facts: VolumeFacts) -> int:
+def _voxel_bytes(facts: VolumeFacts) -> int:
     """Bytes of one voxel, all channels."""
     return facts.channels * np.dtype(facts.dtype).itemsize
 
@@ -98,7 +98,7 @@ def chunk_bytes(plan: Plan, box: Box) -> int:
     facts = plan.facts
     if facts.chunks is not None:
         box = box.rounded_out(facts.chunks, facts.shape)
-    return box.voxels * voxel_bytes(facts)
+    return box.voxels * _voxel_bytes(facts)
 
 
 def bytes_written(plan: Plan) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orthoflow.plan import costs
+from orthoflow.plan.scale import duration, scale_lines, scale_numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orthoflow.geometry.tiling import Tiling
     from orthoflow.plan.plan import Plan, Way
 
@@ -43,6 +46,7 @@ def plan_numbers(plan: Plan) -> dict[str, Any]:
         "peak_bytes_per_worker": work.peak_bytes,
         "part_bytes": costs.part_bytes(plan),
         "seconds": costs.seconds(plan),
+        "scale": scale_numbers(plan),
         "batch_size": plan.batch,
         "precision": plan.precision,
         "outputs": {
@@ -107,12 +111,15 @@ def explain(plan: Plan) -> str:
         f"network    {plan.card.name}, {plan.precision}, batches of {plan.batch}, "
         f"{plan.mode}, normalisation {plan.normalization.method} ({plan.normalization.scope})"
     )
-    lines += ["", f"{'':6}{'way':<12}{'tile':<12}{'patches':>10}{'tiles':>10}{'Mpixel':>10}"]
+    # Wide enough for the sums, which are the largest.
+    sums = _counts(total["patches"], total["tiles"], total["network_pixels"])
+    widths = [max(10, len(text) + 2) for text in sums]
+    header = _columns(("patches", "tiles", "Mpixel"), widths)
+    lines += ["", f"{'':6}{'way':<12}{'tile':<12}{header}"]
     for way in plan.ways:
-        lines += _way_lines(plan, way)
+        lines += _way_lines(plan, way, widths)
     lines += [
-        f"{'all':<30}{total['patches']:>10,}{total['tiles']:>10,}"
-        f"{total['network_pixels'] / 1e6:>10,.1f}",
+        f"{'all':<30}{_columns(sums, widths)}",
         f"{unpacked / total['network_pixels']:.2f} times fewer network pixels than one patch "
         f"per {_shape(plan.ways[0].unpacked.layouts[0][0].tile)}-pixel tile "
         f"({total['tiles_unpacked']:,} tiles)",
@@ -122,11 +129,20 @@ def explain(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _way_lines(plan: Plan, way: Way) -> list[str]:
+def _counts(patches: int, tiles: int, pixels: int) -> tuple[str, str, str]:
+    return f"{patches:,}", f"{tiles:,}", f"{pixels / 1e6:,.1f}"
+
+
+def _columns(texts: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
+
+
+def _way_lines(plan: Plan, way: Way, widths: Sequence[int]) -> list[str]:
     chosen = way.chosen
+    counts = _counts(chosen.patches, chosen.tiles, chosen.network_pixels)
     lines = [
         f"{chosen.orientation:<6}{chosen.way:<12}{_shape(next(chosen.positions()).tile):<12}"
-        f"{chosen.patches:>10,}{chosen.tiles:>10,}{chosen.network_pixels / 1e6:>10,.1f}"
+        f"{_columns(counts, widths)}"
     ]
     starts = stripe_starts(chosen)
     if starts:
@@ -156,11 +172,10 @@ def _work_lines(plan: Plan, numbers: dict[str, Any]) -> list[str]:
         + _held(numbers["part_bytes"]),
     ]
     if numbers["seconds"] is not None:
-        lines.append(
-            f"time       {_duration(numbers['seconds'])} of one worker "
-            f"({plan.card.speed:.3g} network pixels/s, {plan.card.speed_note})"
-        )
-    return lines
+        speed = f"{plan.card.speed:.3g} network pixels/s"
+        known = ", ".join(filter(None, (speed, plan.card.speed_note)))
+        lines.append(f"time       {duration(numbers['seconds'])} of one worker ({known})")
+    return lines + scale_lines(plan)
 
 
 def _jobs_lines(plan: Plan) -> list[str]:
@@ -195,9 +210,3 @@ def _bytes(count: float) -> str:
             break
         count /= 1000
     return f"{count:.3g} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

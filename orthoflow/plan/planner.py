@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from orthoflow.errors import BadInput
@@ -25,7 +26,6 @@ from orthoflow.plan.plan import Plan, Way
 
 if TYPE_CHECKING:
     from orthoflow.geometry.facts import VolumeFacts
-    from orthoflow.geometry.output import LevelSpec
     from orthoflow.models.card import Card
     from orthoflow.reduce.vote import Mode
 
@@ -54,13 +54,14 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     ways = _ways(oriented, working, card, options)
     roi = options.roi
     region = Box.whole(facts.shape) if roi is None else parse_roi(roi, facts.shape)
+    arrays = _arrays(options, oriented, classes=0 if mode == "binary" else card.outputs)
     chunk, shard, block = blocking.choose(
         region.shape,
         options,
-        chunked=options.ome_version,
         patch=_longest_patch(ways, facts.shape, working),
+        copies=sum(max(1, array.classes) for array in arrays),
     )
-    part = blocking.choose_part(region.shape, block, options, card)
+    levels = pyramid_levels(region.shape, facts.voxel_size, chunk, shard, count=options.levels)
     return Plan(
         facts=facts,
         card=card,
@@ -71,19 +72,9 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
         normalization=_normalization(card, options),
         region=region,
         block=block,
-        part_blocks=part,
+        part_blocks=blocking.choose_part(region.shape, block, options, card),
         output=_output(
-            facts,
-            options,
-            region,
-            _arrays(
-                options,
-                oriented,
-                classes=0 if mode == "binary" else card.outputs,
-                levels=pyramid_levels(
-                    region.shape, facts.voxel_size, chunk, shard, count=options.levels
-                ),
-            ),
+            facts, options, region, tuple(replace(array, levels=levels) for array in arrays)
         ),
     )
 
@@ -230,22 +221,18 @@ def _fields(normalization: Normalization) -> dict[str, Any]:
 
 
 def _arrays(
-    options: Options,
-    oriented: tuple[Orientation, ...],
-    *,
-    classes: int,
-    levels: tuple[LevelSpec, ...],
+    options: Options, oriented: tuple[Orientation, ...], *, classes: int
 ) -> tuple[ArraySpec, ...]:
-    """What is written, all with the same levels."""
+    """What is written, without levels, which all have the same."""
     arrays = []
     if options.output in ("labels", "both"):
-        arrays.append(ArraySpec(f"labels/{options.name}", "labels", "uint8", 0, levels))
+        arrays.append(ArraySpec(f"labels/{options.name}", "labels", "uint8", 0, ()))
     if options.output in ("probabilities", "both"):
-        arrays.append(ArraySpec("probabilities", "image", "uint8", classes, levels))
+        arrays.append(ArraySpec("probabilities", "image", "uint8", classes, ()))
     if options.disagreement:
-        arrays.append(ArraySpec("disagreement", "image", "uint8", 0, levels))
+        arrays.append(ArraySpec("disagreement", "image", "uint8", 0, ()))
     if options.keep_stacks:
-        arrays += [ArraySpec(f"stacks/{o.name}", "labels", "uint8", 0, levels) for o in oriented]
+        arrays += [ArraySpec(f"stacks/{o.name}", "labels", "uint8", 0, ()) for o in oriented]
     return tuple(arrays)
 
 

@@ -45,6 +45,8 @@ class Stored:
 
     sparse: bool = False
     """Whether its writer is known to leave out chunks that hold nothing but the fill value."""
+    shards: tuple[int, ...] | None = None
+    """Objects that hold several chunks and an index of them; None where none do."""
 
 
 @dataclass(frozen=True, slots=True)

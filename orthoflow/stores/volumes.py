@@ -184,6 +184,7 @@ def describe(
         dtype=stored.dtype.newbyteorder("=").name,
         channels=channels,
         chunks=_spatial(ref, stored.chunks) if stored.chunks else None,
+        shards=_spatial(ref, stored.shards) if stored.shards else None,
         voxel_size=size,
         unit=require_length_unit(unit) if unit else stated_unit,
         translation=translation,

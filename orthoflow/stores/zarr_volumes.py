@@ -68,6 +68,7 @@ class ZarrFormat:
             layout.chunks,
             document=document_of(node),
             sparse=_OWN in node.attributes,
+            shards=layout.shards,
         )
         image, level = _described_by(place, array)
         if image is None:

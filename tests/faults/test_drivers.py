@@ -125,7 +125,7 @@ def test_f7_a_driver_that_takes_over_stops_the_other(scene, expected):
 def test_f23_other_settings_are_refused_and_named(scene, expected):
     scene.order(210, "kill")
     assert scene.drive().wait() == -signal.SIGKILL
-    before = scene.files()
+    before = scene.objects(), scene.done()
     for more, said in [
         ({"overlap": 0.5}, "overlap 0.0 -> 0.5"),
         ({"threshold": 0.75, "overlap": 0.25}, "overlap 0.0 -> 0.25; threshold 0.5 -> 0.75"),
@@ -134,7 +134,7 @@ def test_f23_other_settings_are_refused_and_named(scene, expected):
         driver = scene.drive(resume=True, **more)
         assert driver.wait() == 2
         one_line(driver.said, "begun with other settings", said)
-    assert scene.files() == before
+    assert (scene.objects(), scene.done()) == before
     assert scene.drive(resume=True).wait() == 0
     assert_same(scene.objects(), expected)
 

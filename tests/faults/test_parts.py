@@ -75,9 +75,7 @@ def test_a_job_learns_its_number_from_its_batch_system(scene, name):
 def test_what_the_last_job_left_open_is_finished_by_hand(scene, expected):
     """It is killed when all blocks are done and the pyramid is not."""
     for part in (0, 1):
-        driver = scene.drive(
-            num_parts=2, part_id=part, patches={"orthoflow.pipeline:complete": None}
-        )
+        driver = scene.drive(num_parts=2, part_id=part, patches={"orthoflow.resume:complete": None})
         code = driver.wait()
     assert code != 0
     assert len(scene.done()) == scene.blocks

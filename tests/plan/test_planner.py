@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,7 @@ FACTS = VolumeFacts(
 )
 CARD = Card("net", outputs=2, divisor=16, reach=40, normalization=Normalization("zscore"))
 FIXED = Card("vit", outputs=1, tile=(256, 256))
+THREE = CARD.replace(outputs=3)
 SOLID = Card("solid", outputs=3, ndim=3, divisor=8)
 
 
@@ -228,6 +230,37 @@ def test_precision_follows_the_device():
     assert make().precision == "float32"
     assert make(device="cuda:0").precision == "bfloat16"
     assert make(device="cuda", precision="float32").precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "card"),
+    [
+        ({"chunk": 16, "block": 128, "ome_version": "0.4"}, CARD),
+        ({"chunk": 16, "shard": 16, "block": 128}, CARD),
+        ({"chunk": 16, "shard": 16, "block": "64,64,128", "output": "both"}, THREE),
+    ],
+)
+def test_a_block_whose_marker_would_name_too_many_objects_is_refused(options, card):
+    with pytest.raises(BadInput, match=r"would be 512 objects .* 500 at most; use a smaller"):
+        make(card, replace(FACTS, shape=(128, 128, 128)), **options)
+
+
+@pytest.mark.parametrize("options", [{"ome_version": "0.4"}, {"shard": 16, "output": "both"}])
+def test_blocks_that_are_chosen_are_few_objects(options):
+    facts = replace(FACTS, shape=(300, 400, 500))
+    plan = make(THREE, facts, chunk=16, **options)
+    (array, *_), side = plan.output.arrays, 16
+    assert array.levels[0].shard == (side, side, side)
+    copies = sum(max(1, array.classes) for array in plan.output.arrays)
+    each = math.prod(-(-n // side) for n in plan.block) * copies
+    assert 100 <= each <= 500
+    assert all(n % side == 0 for n in plan.block)
+
+
+def test_a_block_that_is_one_shard_may_be_large():
+    facts = replace(FACTS, shape=(2000, 2000, 2000))
+    plan = make(CARD, facts, chunk=16, block=1024)
+    assert plan.output.arrays[0].levels[0].shard == (1024, 1024, 1024)
 
 
 def test_fast_networks_have_parts_of_one_block():

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import ssl
+import subprocess
+import sys
+from pathlib import Path
 
 import dask
 import psutil
@@ -19,7 +24,10 @@ from orthoflow import cluster
 from orthoflow.cluster import connect
 from orthoflow.doctor import examine
 from orthoflow.options import Options
+from tests.s3 import free_port
 from tests.security.hostile import refusal
+
+CA = "DASK_DISTRIBUTED__COMM__TLS__CA_FILE"
 
 
 def listening():
@@ -144,31 +152,30 @@ def test_s5_the_warning_comes_once_and_the_work_is_done(caplog, monkeypatch):
 # ------------------------------------------------------------------------------------------- TLS
 
 
+def documented(folder):
+    """Variables, and a certificate in `folder`, as the page on security has them made."""
+    page = (Path(__file__).parents[2] / "docs/security.md").read_text("utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    script = "\n".join(blocks).partition("\ndask scheduler")[0]
+    assert "openssl" in script
+    command = ["bash", "-eu", "-c", f"{script}\nenv -0"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    found = dict(line.partition("=")[::2] for line in done.stdout.split("\0"))
+    assert (folder / "dask.key").stat().st_mode & 0o077 == 0
+    return {name: value for name, value in found.items() if name.startswith("DASK_")}
+
+
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """Files of a certificate that signs itself, as `docs/security.md` has them made; and others."""
-    pytest.importorskip("cryptography")
-    folder = tmp_path_factory.mktemp("certificates")
-    found = {}
-    for name in ("ours", "theirs"):
-        made = Security.temporary()
-        (folder / f"{name}.key").write_text(made.tls_client_key)
-        (folder / f"{name}.crt").write_text(made.tls_client_cert)
-        found[name] = (str(folder / f"{name}.crt"), str(folder / f"{name}.key"))
-    return found
+def certificates(tmp_path_factory, require_service):
+    """Variables of two certificates, of which each signs itself."""
+    require_service("openssl", None if shutil.which("openssl") else "not on PATH")
+    return {name: documented(tmp_path_factory.mktemp(name)) for name in ("ours", "theirs")}
 
 
-def configured(certificate, *, ca=None):
-    """Dask's configuration from the variables that the documentation names, as Dask reads them."""
-    crt, key = certificate
-    names = ("SCHEDULER", "WORKER", "CLIENT")
-    variables = {f"DASK_DISTRIBUTED__COMM__TLS__{name}__CERT": crt for name in names}
-    variables |= {f"DASK_DISTRIBUTED__COMM__TLS__{name}__KEY": key for name in names}
-    variables["DASK_DISTRIBUTED__COMM__TLS__CA_FILE"] = ca or crt
-    variables["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] = "True"
-    return dask.config.set(
-        dask.config.merge(dask.config.config, dask.config.collect([], variables))
-    )
+def configured(variables, **more):
+    """Dask's configuration as Dask reads it from these variables of the environment."""
+    found = dask.config.collect([], {**variables, **more})
+    return dask.config.set(dask.config.merge(dask.config.config, found))
 
 
 def unconfigured():
@@ -227,8 +234,8 @@ def test_s5_nobody_else_gets_in(encrypted, certificates, who):
     address = encrypted.replace("tls://", "tcp://") if who == "plain" else encrypted
     with unconfigured():
         if who == "another's certificate":
-            crt, _ = certificates["ours"]
-            with configured(certificates["theirs"], ca=crt):
+            ours = {CA: certificates["ours"][CA]}
+            with configured(certificates["theirs"], **ours):
                 message = refusal(entered, address)
         else:
             message = refusal(entered, address)
@@ -238,8 +245,7 @@ def test_s5_nobody_else_gets_in(encrypted, certificates, who):
 
 @pytest.mark.usefixtures("impatient")
 def test_s5_a_certificate_that_is_not_there_is_named(encrypted, tmp_path):
-    gone = (str(tmp_path / "gone.crt"), str(tmp_path / "gone.key"))
-    with configured(gone):
+    with configured({CA: str(tmp_path / "gone.crt")}):
         assert encrypted in refusal(entered, encrypted)
 
 
@@ -263,3 +269,27 @@ def test_s5_the_protocol_is_a_modern_one(certificates):
         context = Security().get_connection_args("client")["ssl_context"]
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+@pytest.mark.slow
+def test_s5_the_commands_of_the_page_make_an_encrypted_cluster(certificates, tmp_path):
+    """Scheduler and worker as processes of their own, as on several machines."""
+    environment = {**os.environ, **certificates["ours"]}
+    dask_command = [sys.executable, "-m", "dask"]
+    port = free_port()
+    address = f"tls://127.0.0.1:{port}"
+    scheduler = ["scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", str(port)]
+    dashboard = ["--dashboard-address", "127.0.0.1:0"]
+    with (tmp_path / "log").open("wb") as log:
+        options = {"env": environment, "stdout": log, "stderr": log, "cwd": tmp_path}
+        started = [subprocess.Popen([*dask_command, *scheduler, *dashboard], **options)]
+        try:
+            started.append(subprocess.Popen([*dask_command, "worker", address], **options))
+            with configured(certificates["ours"]), connect(Options(scheduler=address)) as client:
+                assert client.submit(sum, (1, 2)).result() == 3
+                (worker,) = client.scheduler_info(n_workers=-1)["workers"]
+            assert worker.startswith("tls://127.0.0.1:")
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                process.wait(30)

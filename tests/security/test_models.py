@@ -77,6 +77,7 @@ def test_s1_a_checkpoint_that_runs_code_is_refused(zipped, forced, place, trap, 
         assert "safetensors.torch.save_file" in message
         # torch advises to read the file with code after all; that is not passed on.
         assert "weights_only" not in message
+        assert "two options" not in message
 
 
 def test_s1_code_hidden_in_an_honest_checkpoint_is_refused(net, place, trap):

@@ -198,6 +198,7 @@ def test_the_table_takes_25_bytes_a_shard():
         {"region": None},
         {"region": "all"},
         {"region": "10:20,0:24,5:16"},
+        {"region": "10:20,0:16,5:15"},
         {"region": "20:10,0:24,5:15"},
         {"region": "-10:0,0:24,5:15"},
         {"block": None},

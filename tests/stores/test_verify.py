@@ -498,6 +498,19 @@ def test_damaged_blocks_and_what_was_built_from_them_are_undone(url):
     assert (verdict.not_done, verdict.not_built) == ([BLOCKS[0]], [n for n in boxes if n in lost])
 
 
+def test_an_object_that_a_forged_marker_disowns_is_made_again(url):
+    """Marker and object contradict each other: which of them is right cannot be told."""
+    spec = make_output(url)
+    clean = stored_at(url)
+    (marker,) = [one for one in markers_of(url) if one.name == BLOCKS[1]]
+    change(url, marker_key(BLOCKS[1]), replace(marker, objects=()).to_bytes())
+    verdict = verify(url)
+    assert {(one.kind, one.block) for one in verdict.findings} == {("foreign", BLOCKS[1])}
+    assert BLOCKS[1] in requeue(url, verdict)
+    redo(url, spec)
+    assert stored_at(url) == clean
+
+
 def test_a_damaged_box_of_a_level_undoes_no_block(url):
     make_output(url)
     change(url, "probabilities/1/c/1/0/0/0", b"x")
@@ -586,6 +599,7 @@ def test_a_listing_reads_no_object(faulty):
     assert check_listing(url, markers) == []
     read = [one for one in proxy.seen() if one.key]
     assert {one.key for one in read} == {"out.zarr/orthoflow/run.json"}
+    assert not [one for one in proxy.seen() if "orthoflow" in one.query]
 
 
 @pytest.mark.s3
