@@ -129,7 +129,8 @@ def _local(options: Options) -> Iterator[Client]:
     # no reason to fail: port 0 lets the system choose one.
     arguments: dict[str, Any] = {
         "dashboard_address": _LOOPBACK_PORT,
-        "silence_logs": logging.ERROR,
+        # A worker's log of a task that failed is a traceback; the run says which and why.
+        "silence_logs": logging.CRITICAL,
     }
     make: Callable[..., Any] = LocalCluster
     count = options.workers or _usual_workers(options)

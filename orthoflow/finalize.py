@@ -20,10 +20,9 @@ from orthoflow.stores.markers import (
     read_markers,
     remove_marker,
 )
-from orthoflow.stores.objects import sweep_partials
 from orthoflow.stores.ome import has_record, read_record, write_record
 from orthoflow.stores.urls import display_url, locate
-from orthoflow.stores.verify import check_listing
+from orthoflow.stores.verify import check_listing, sweep_partials
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,10 +19,12 @@ from orthoflow.cli.exits import (
     REMEDY,
     code_of,
     stop,
+    stop_for_store,
 )
 from orthoflow.cli.keep import doctor, finalize, status, verify
 from orthoflow.cli.look import info, plan, preview
 from orthoflow.cli.runs import demo, run
+from orthoflow.stores.answers import store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
         stop("interrupted", EXIT_INTERRUPTED)
     except FORESEEN as error:
         stop(str(error), code_of(error))
+    except store_errors() as error:
+        stop_for_store(error)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise

@@ -33,6 +33,15 @@ def stop(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def stop_for_store(error: Exception) -> NoReturn:
+    """End the program because a store does not answer now; any other error is raised again."""
+    from orthoflow.stores.answers import first_line, is_transient  # noqa: PLC0415
+
+    if not is_transient(error):
+        raise error
+    stop(f"the store does not answer: {first_line(error)}; what is done is kept", EXIT_STORE)
+
+
 def printable(text: str) -> str:
     r"""Lines of text without what would command a terminal: names in files may hold that.
 

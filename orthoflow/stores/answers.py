@@ -54,9 +54,11 @@ def refusals(place: Location, doing: str) -> Iterator[None]:
         raise
     except store_errors() as error:
         reason = None if is_transient(error) else _refusal(place, error)
-        if reason is None:
+        # What else a library of its own kind says may hold a signed address, and is nobody's to
+        # catch; errors of the system are.
+        if reason is None and (is_transient(error) or isinstance(error, OSError)):
             raise
-        raise StoreRefused(f"cannot {doing} {place}: {reason}") from error
+        raise StoreRefused(f"cannot {doing} {place}: {reason or first_line(error)}") from error
 
 
 @contextmanager

@@ -45,6 +45,8 @@ _SETTLE = 1.0
 """Seconds after which a store that creates twice has settled who came last."""
 _TRIES = 5
 _LONGEST_BEAT = 10.0
+# Owners of the locks that this process holds.
+_HELD: set[str] = set()
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("name", "owner", "host", "machine", "process"), (str,)),
     **dict.fromkeys(("started", "beat"), (int, float)),
@@ -80,8 +82,11 @@ class Holder:
         the network: a holder whose clock is far behind looks dead, one whose clock is ahead lives
         that much longer.
         """
-        if self.machine == machine_name() and process_started(self.pid) != self.process:
-            return True
+        if self.machine == machine_name():
+            if process_started(self.pid) != self.process:
+                return True
+            if self.pid == os.getpid() and self.owner not in _HELD:
+                return True  # the store had refused to give it back
         return now - self.beat > stale
 
     def silence(self) -> float:
@@ -147,17 +152,23 @@ def hold(  # noqa: PLR0913 - times and facts have defaults
         raise BadInput(f"lock {name!r}: use run, finalize or part-K-of-N")
     place = locate(url, storage_options)
     me = _Keeper(place, _myself(name), facts)
-    me.take(take_over=take_over, stale=stale)
-    ended = threading.Event()
-    keeper = threading.Thread(target=me.keep, args=(ended, beat), name=f"lock {name}", daemon=True)
-    keeper.start()
+    _HELD.add(me.holder.owner)
     try:
-        yield me.lock
+        me.take(take_over=take_over, stale=stale)
+        ended = threading.Event()
+        keeper = threading.Thread(
+            target=me.keep, args=(ended, beat), name=f"lock {name}", daemon=True
+        )
+        keeper.start()
+        try:
+            yield me.lock
+        finally:
+            ended.set()
+            # A store that hangs must not keep the run; what is written late is found dead.
+            keeper.join(_LONGEST_BEAT)
+            me.release()
     finally:
-        ended.set()
-        # A store that hangs must not keep the run; what is written late is found dead.
-        keeper.join(_LONGEST_BEAT)
-        me.release()
+        _HELD.discard(me.holder.owner)
 
 
 def read_locks(url: str | os.PathLike[str], storage_options: Options = ()) -> list[Holder]:

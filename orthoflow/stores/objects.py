@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import stat
 import threading
@@ -36,7 +35,6 @@ METADATA_LIMIT = 32 * 2**20
 BATCH = 256
 """Objects that are asked for at once."""
 
-_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _THREADS = 8
@@ -225,17 +223,6 @@ def delete_object(place: Location) -> None:
         except OSError as error:
             if not is_absence(error):
                 raise
-
-
-def sweep_partials(place: Location) -> None:
-    """Remove the halves of files that writers which were killed left below `place`.
-
-    A bucket holds no halves. A writer that is at work there all the same fails, and does no harm.
-    """
-    if place.is_local:
-        for name, _ in list_objects(place):
-            if _PARTIAL.fullmatch(name):
-                delete_object(place.child(name))
 
 
 def delete_tree(place: Location) -> None:

@@ -146,6 +146,17 @@ def check_listing(
     return audit.verdict.findings
 
 
+def sweep_partials(place: Location) -> None:
+    """Remove the halves of files that writers which were killed left below `place`.
+
+    A bucket holds no halves. A writer that is at work there all the same fails, and does no harm.
+    """
+    if place.is_local:
+        for name, _ in list_objects(place):
+            if _PARTIAL.fullmatch(name):
+                delete_object(place.child(name))
+
+
 def requeue(url: str | Path, verdict: Verdict, storage_options: Options = ()) -> list[str]:
     """Make undone what was found damaged, so that a run that resumes makes it again.
 

@@ -94,23 +94,38 @@ def test_f14_patience_ends(remote):
 @pytest.mark.parametrize(
     "fault",
     [
-        {"kind": "reset"},
-        {"kind": "lose", "methods": {"PUT"}},
-        {"kind": "truncate", "methods": {"GET"}, "keys": "*/in.zarr/c/*"},
-        {"kind": "status", "status": 500},
-        {"kind": "status", "status": 503, "methods": {"PUT"}, "keys": "*/markers/*"},
+        {"kind": "reset", "keys": "*/c/*"},
+        {"kind": "lose", "keys": "*/out.zarr/*/c/*"},
+        {"kind": "lose", "keys": "*/blocks/*"},
+        {"kind": "truncate", "keys": "*/in.zarr/c/*"},
+        {"kind": "status", "status": 500, "keys": "*/c/*"},
+        {"kind": "status", "status": 503, "keys": "*/blocks/*"},
     ],
-    ids=lambda fault: f"{fault['kind']}-{fault.get('status', '')}",
+    ids=lambda fault: "-".join(map(str, fault.values())),
 )
 def test_f15_broken_requests_are_made_again(remote, local, fault):
     scene, proxy = remote
-    made = proxy.inject(**fault, share=0.2, count=30, seed=5)
-    report = scene.run()
+    made = []
+    at = At(1, lambda: made.append(proxy.inject(**fault, share=0.3, count=6, seed=5)))
+    report = scene.run(progress=at)
     assert report["failed"] == {}
-    assert made.hits > 5
+    assert made[0].hits > 3
     assert scene.tiles == FEW * TILES
     assert_same(scene.objects(), local)
     assert scene.command(["verify", scene.output]).wait() == 0
+
+
+@pytest.mark.parametrize("keys", ["*/locks/*", "*/run.json", "*/report.json"])
+def test_f15_a_driver_that_cannot_reach_the_store_says_so(remote, local, keys):
+    scene, proxy = remote
+    proxy.inject("reset", keys=keys)
+    driver = scene.drive(patience=1)
+    assert driver.wait() == 4
+    assert driver.said.count("\n") == 1, driver.said
+    assert "does not answer" in driver.said
+    proxy.heal()
+    assert scene.drive(resume=True).wait() == 0
+    assert_same(scene.objects(), local)
 
 
 def test_f16_rejected_credentials_stop_the_run_which_goes_on_with_new_ones(remote, local):
@@ -147,11 +162,12 @@ def test_f16_the_command_ends_with_code_4(remote, local):
 
 def test_f17_hung_connections_are_given_up_and_made_again(remote, local):
     scene, proxy = remote
-    hung = proxy.inject("hang", seconds=20, share=0.05, count=3, seed=2)
-    began = time.monotonic()
-    report = scene.run(storage_option={"read_timeout": "0.5"})
-    assert hung.hits == 3
-    assert time.monotonic() - began < 20
+    hung = []
+    inject = {"seconds": 20, "share": 0.3, "count": 3, "seed": 2, "keys": "*/c/*"}
+    at = At(1, lambda: hung.append(proxy.inject("hang", **inject)))
+    report = scene.run(progress=at, storage_option={"read_timeout": "0.5"})
+    assert hung[0].hits == 3
+    assert time.monotonic() - at.began < 20
     assert report["failed"] == {}
     assert_same(scene.objects(), local)
 

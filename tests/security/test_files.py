@@ -577,7 +577,7 @@ def output_spec(path):
 def test_s9_records_and_markers_have_plain_names(tmp_path, name):
     url = tmp_path / "out.zarr"
     for call in (
-        lambda: write_record(url, name, {}),
+        lambda: write_record(url, name, {"a": 1}),
         lambda: read_record(url, name),
         lambda: create_marker(
             url,

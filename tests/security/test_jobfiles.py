@@ -49,7 +49,7 @@ def test_s12_tags_run_no_code(job, trap, text):
         yaml.unsafe_load(content)
         trap.path.rmdir()  # so it does run
     path = job(content)
-    assert "is not plain YAML" in refusal(read_job, path)
+    assert "is not plain YAML: it uses the tag" in refusal(read_job, path)
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "--config", str(path)])
     assert stop.value.code == 2

@@ -281,8 +281,17 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_another(tmp_path):
     plant(tmp_path, **mine, process="1")
     with hold(tmp_path, "run", stale=9999):
         pass
+    parent = os.getppid()
+    plant(tmp_path, machine=machine_name(), pid=parent, process=process_started(parent))
+    with pytest.raises(BadInput, match=f"process {parent} on host far"), hold(tmp_path, "run"):
+        pass
+
+
+def test_a_lock_that_this_process_could_not_give_back_is_not_in_its_own_way(tmp_path):
+    """The store had refused it, credentials had expired, say."""
+    mine = {"machine": machine_name(), "pid": os.getpid()}
     plant(tmp_path, **mine, process=process_started(os.getpid()))
-    with pytest.raises(BadInput, match=f"process {os.getpid()} on host far"), hold(tmp_path, "run"):
+    with hold(tmp_path, "run", stale=9999):
         pass
 
 
