@@ -46,5 +46,5 @@ def count_gets(along: Sequence[Mapping[Piece, int]]) -> int:
         times = math.prod(count for _, count in pieces)
         wanted = math.prod(piece[0] for piece, _ in pieces)
         held = math.prod(piece[1] for piece, _ in pieces)
-        total += times * (1 if 2 * wanted > held else wanted)
+        total += times * (1 if 2 * wanted > held else 1 + wanted)
     return total

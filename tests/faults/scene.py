@@ -47,9 +47,9 @@ def volume_with_orders(shape):
 
 
 def places(shape):
-    """Number (z, y, x) of the block that holds a value's voxel: every block's, or each second's."""
+    """Number (z, y, x) of the block that holds a value's voxel: every block's, or each nth's."""
     numbers = list(np.ndindex(*(n // SIDE for n in shape)))
-    return dict(enumerate(numbers[:: 1 if len(numbers) < 50 else 2][:49], traps.ORDERED + 1))
+    return dict(enumerate(numbers[:: max(1, len(numbers) // 49)][:49], traps.ORDERED + 1))
 
 
 class Scene:

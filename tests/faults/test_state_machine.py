@@ -12,6 +12,7 @@ import itertools
 import uuid
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -139,6 +140,9 @@ class Runs(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        # A few blocks are enough to know how long one takes.
+        self.patch.setattr("orthoflow.window._ENOUGH", 1)
         self.url = f"memory://{uuid.uuid4().hex}/out.zarr"
         self.now = 0.0
         self.driver = None
@@ -163,9 +167,15 @@ class Runs(RuleBasedStateMachine):
         self.driver = self.window.run((build_of(group), len(group)) for group in groups)
 
     @precondition(lambda self: self.driver is not None)
-    @rule()
-    def submit_and_listen(self):
-        """The driver takes a turn."""
+    @rule(turns=st.integers(1, 5), seconds=st.sampled_from([0.0, 1.1, 100.0]))
+    def submit_and_listen(self, turns, seconds):
+        """The driver takes its turns, and time passes."""
+        for _ in range(turns):
+            if self.driver is not None:
+                self.now += seconds
+                self.turn()
+
+    def turn(self):
         try:
             ended = next(self.driver)
         except StopIteration:
@@ -196,10 +206,6 @@ class Runs(RuleBasedStateMachine):
         self.driver = self.window = None
         self.pool = None
 
-    @rule(seconds=st.sampled_from([0.5, 5.0, 100.0]))
-    def wait(self, seconds):
-        self.now += seconds
-
     # --------------------------------------------------------------------------------- the workers
 
     def task(self, data):
@@ -222,14 +228,20 @@ class Runs(RuleBasedStateMachine):
             task.outcome, task.ended = BlockFailed("it failed"), True
 
     @precondition(lambda self: self.pool is not None)
-    @rule(data=st.data())
-    def kill_worker(self, data):
-        """The scheduler gives the task to another one, which begins anew."""
+    @rule(data=st.data(), waiting=st.integers(0, 2), times=st.integers(1, DEATHS))
+    def kill_worker(self, data, waiting, times):
+        """The scheduler gives its tasks, those that only waited too, to others; they begin anew."""
         task = self.task(data)
-        if task is not None:
-            task.done, task.deaths = 0, task.deaths + 1
-            if task.deaths == DEATHS:
-                task.outcome, task.ended = Poison("its workers died 4 times"), True
+        if task is None:
+            return
+        others = [one for one in self.pool.running() if one is not task]
+        for _ in range(times):
+            worker = f"tcp://{uuid.uuid4()}"
+            for one in (task, *others[:waiting]):
+                one.done, one.deaths = 0, one.deaths + 1
+                if one.deaths == DEATHS:
+                    one.outcome = Poison("its workers died 4 times", worker)
+                    one.ended = True
 
     @rule(data=st.data())
     def duplicate(self, data):
@@ -291,6 +303,7 @@ class Runs(RuleBasedStateMachine):
 
     def teardown(self):
         """Without more faults a last run ends with the reference."""
+        self.patch.undo()
         if self.driver is not None:
             self.kill_driver()
         self.resume(True)
@@ -300,7 +313,7 @@ class Runs(RuleBasedStateMachine):
             for task in self.pool.running():
                 task.step()
             self.now += 1.0
-            self.submit_and_listen()
+            self.turn()
         assert self.driver is None
         assert all(one.reason is None for one in self.ended.values())
         assert list_failures(self.url, FINGERPRINT) == {}
@@ -321,4 +334,4 @@ def build_of(numbers):
 
 
 TestRuns = Runs.TestCase
-TestRuns.settings = settings(stateful_step_count=40)
+TestRuns.settings = settings(stateful_step_count=50)
