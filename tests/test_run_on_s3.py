@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import fsspec
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import zarr
 
 import orthoflow as of
 from orthoflow.errors import StoreRefused
+from orthoflow.plan import scale
+from orthoflow.stores import pyramid
 from tests import nets
 from tests.s3 import SECRET
 
@@ -54,3 +58,40 @@ def test_a_missing_bucket_stops_the_run_at_once():
             model=nets.plain(),
             cluster="synchronous",
         )
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    ("shards", "part", "chunk", "slab"), [(None, 1, 8, 0), ((16, 16, 32), 9, 4, 1)]
+)
+def test_a_run_asks_for_what_its_plan_says(faulty, monkeypatch, shards, part, chunk, slab):
+    """Counted by a proxy in front of the bucket, request by request."""
+    bucket, proxy = faulty
+    array = zarr.create_array(
+        f"{bucket}/in.zarr", shape=SHAPE, chunks=(8, 8, 16), shards=shards, dtype="uint8"
+    )
+    array[:] = nets.blobs(SHAPE) + 1
+    options = {"chunk": chunk, "block": 16, "part": part, "cluster": "synchronous"}
+    options["output"] = "labels" if slab else "both"
+    if slab:
+        monkeypatch.setattr(pyramid, "_SLAB_BYTES", slab)
+        monkeypatch.setattr(scale, "SLAB_BYTES", slab)
+    model = of.Model.from_torch(nets.Pointwise(), outputs=2, divisor=8)
+    plan = of.make_plan(f"{bucket}/in.zarr", model, **options)
+    assert plan.facts.shards == shards
+    proxy.forget()
+    report = of.run(f"{bucket}/in.zarr", f"{bucket}/out.zarr", model=model, **options)
+    assert report["complete"]
+    asked = scale.requests_of(plan)
+    keys = Counter()
+    for one in proxy.seen():
+        if "/c/" in one.key:
+            keys[one.method, one.key.split("/")[0], "/0/c/" in one.key] += 1
+    gets = sum(keys["GET", "in.zarr", level] for level in (False, True))
+    assert gets == asked.input_gets
+    assert keys["PUT", "out.zarr", True] + plan.block_count == asked.block_puts
+    markers = [one for one in proxy.seen("PUT") if "/markers/" in one.key]
+    assert keys["PUT", "out.zarr", False] + len(markers) == asked.pyramid_puts + plan.block_count
+    gets = sum(keys["GET", "out.zarr", level] for level in (False, True))
+    assert gets == asked.pyramid_gets
+    assert abs(len(proxy.seen("PUT")) - asked.puts) <= 3

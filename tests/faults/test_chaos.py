@@ -14,8 +14,6 @@ from tests.faults import traps
 from tests.faults.fleet import Fleet, wait_until
 from tests.faults.scene import ALONE, TILES, Scene, assert_same, make_source
 
-pytest.skip("being written, not seen green yet", allow_module_level=True)
-
 SHAPE = (32, 56, 64)
 """224 blocks."""
 

@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 
 import pytest
-import zarr
 
-import orthoflow as of
 from orthoflow import graph
 from orthoflow.driver import level_grid
 from orthoflow.geometry.facts import VolumeFacts
 from orthoflow.models.card import Card
 from orthoflow.options import Options
 from orthoflow.plan import costs, plan_run, scale
-from orthoflow.stores import pyramid
-from tests import nets
 
-SHAPE = (20, 36, 44)
 CARD = Card("net", outputs=2, divisor=8, speed=1e6, speed_note="here")
 FACTS = VolumeFacts("v", (64, 96, 80), "uint8", chunks=(16, 16, 16))
 
 
 def make(card=CARD, facts=FACTS, **options):
     return plan_run(facts, card, Options.from_mapping({"chunk": 16, "block": 32, **options}))
-
-
-@pytest.mark.s3
-@pytest.mark.parametrize(("shards", "part", "slab"), [(None, 1, 0), ((16, 16, 32), 9, 1)])
-def test_a_run_asks_for_what_its_plan_says(faulty, monkeypatch, shards, part, slab):
-    """Counted by a proxy in front of the bucket, request by request."""
-    bucket, proxy = faulty
-    array = zarr.create_array(
-        f"{bucket}/in.zarr", shape=SHAPE, chunks=(8, 8, 16), shards=shards, dtype="uint8"
-    )
-    array[:] = nets.blobs(SHAPE) + 1
-    options = {"chunk": 8, "block": 16, "part": part, "output": "both", "cluster": "synchronous"}
-    if slab:
-        monkeypatch.setattr(pyramid, "_SLAB_BYTES", slab)
-        monkeypatch.setattr(scale, "SLAB_BYTES", slab)
-    model = of.Model.from_torch(nets.Pointwise(), outputs=2, divisor=8)
-    plan = of.make_plan(f"{bucket}/in.zarr", model, **options)
-    assert plan.facts.shards == shards
-    proxy.forget()
-    report = of.run(f"{bucket}/in.zarr", f"{bucket}/out.zarr", model=model, **options)
-    assert report["complete"]
-    asked = scale.requests_of(plan)
-    keys = Counter()
-    for one in proxy.seen():
-        if "/c/" in one.key:
-            keys[one.method, one.key.split("/")[0], "/0/c/" in one.key] += 1
-    gets = sum(keys["GET", "in.zarr", level] for level in (False, True))
-    assert gets == asked.input_gets
-    assert keys["PUT", "out.zarr", True] + plan.block_count == asked.block_puts
-    markers = [one for one in proxy.seen("PUT") if "/markers/" in one.key]
-    assert keys["PUT", "out.zarr", False] + len(markers) == asked.pyramid_puts + plan.block_count
-    gets = sum(keys["GET", "out.zarr", level] for level in (False, True))
-    assert gets == asked.pyramid_gets
-    assert abs(len(proxy.seen("PUT")) - asked.puts) <= 3
 
 
 class Counting:
@@ -87,7 +47,8 @@ def test_jobs_ask_for_listings_and_markers_beside():
     alone, shared = (scale.requests_of(make(num_parts=jobs, part=1)) for jobs in (1, 4))
     blocks = make().block_count
     assert (alone.marker_gets, shared.marker_gets) == (0, blocks)
-    assert shared.lists > alone.lists
+    # One page of markers for each job at its start and at its end, and of objects for the last.
+    assert shared.lists - alone.lists == 2 * 4 + 1 + 2 * 3
     assert shared.block_puts == alone.block_puts
     assert shared.gets == alone.gets + blocks
 
