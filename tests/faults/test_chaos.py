@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults import traps
 from tests.faults.fleet import Fleet, wait_until
-from tests.faults.scene import ALONE, TILES, Scene, assert_same, make_source
+from tests.faults.scene import ALONE, TILES, Scene, assert_same, is_alive, make_source
 
 SHAPE = (32, 56, 64)
 """224 blocks."""
@@ -42,14 +42,19 @@ class Chaos:
         self.driver = None
         self.codes = []
         self.frozen = []
+        self.looked, self.open, self.marked = 0, [], set()
 
     def make_fleet(self):
         return Fleet(workers=2, environment=self.scene.environment)
 
     def done(self):
-        """Markers that the store has confirmed, without asking it."""
-        put = self.proxy.seen("PUT", keys="*/blocks/*")
-        return len({one.path for one in put if one.status == 200})
+        """How many markers the store has confirmed, without asking it."""
+        fresh = self.proxy.requests[self.looked :]
+        self.looked += len(fresh)
+        self.open += [one for one in fresh if one.method == "PUT" and "/blocks/" in one.path]
+        self.marked |= {one.path for one in self.open if one.status == 200}
+        self.open = [one for one in self.open if one.status is None]
+        return len(self.marked)
 
     def run(self, blocks):
         """Until a driver says that all is done."""
@@ -77,8 +82,13 @@ class Chaos:
         )
 
     def a_worker(self):
-        pids = sorted(set(self.fleet.pids().values()) - set(self.frozen))
-        return self.dice.choice(pids) if pids else None
+        """One that has done something: who was killed before is being started anew."""
+        wait_until(self.awake)
+        return self.dice.choice(self.awake())
+
+    def awake(self):
+        workers = {pid for pid, _ in traps.calls(self.scene.traps)}
+        return sorted(filter(is_alive, workers - set(self.frozen)))
 
     def kill_a_worker(self):
         with suppress(ProcessLookupError):
@@ -107,11 +117,10 @@ class Chaos:
 
     def fail_a_block(self):
         """One that is not done yet, if there is any."""
-        done = {one.path for one in self.proxy.seen("PUT", keys="*/blocks/*")}
         left = [
             value
             for value, number in self.scene.places.items()
-            if not any(path.endswith("/{}-{}-{}.json".format(*number)) for path in done)
+            if not any(path.endswith("/{}-{}-{}.json".format(*number)) for path in self.marked)
         ]
         if left:
             self.scene.order(self.dice.choice(left), "raise")
