@@ -261,3 +261,15 @@ def test_every_key_of_a_report_is_documented(desk, capsys):
 
 def test_the_picture_is_small():
     assert (ROOT / "docs/images/overview.png").stat().st_size < 400_000
+
+
+def test_the_page_of_promises_names_a_test_for_every_row():
+    page = (ROOT / "docs/reliability.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| (F\d+) \| (.+) \|$", page, re.MULTILINE))
+    assert sorted(rows, key=lambda row: int(row[1:])) == [f"F{number}" for number in range(1, 26)]
+    for row, cells in rows.items():
+        happens, holds, tests = cells.split(" | ")[:3]
+        assert all((happens, holds))
+        names = re.findall(r"`(\w+/test_\w+\.py)`", tests)
+        sources = "".join((ROOT / "tests" / name).read_text("utf-8") for name in names)
+        assert f"def test_{row.lower()}_" in sources, row

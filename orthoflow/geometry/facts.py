@@ -30,3 +30,5 @@ class VolumeFacts:
     """A UDUNITS name, as in OME-Zarr: "micrometer", "nanometer"."""
     translation: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Centre of the first voxel in `unit`, (z, y, x)."""
+    checksum: bool = True
+    """Whether damage to what is stored is always noticed when it is read; True for memory."""

@@ -103,6 +103,8 @@ def explain(plan: Plan) -> str:
     lines = [
         f"volume     {_shape(plan.facts.shape)} {plan.facts.dtype}, {plan.facts.name}",
     ]
+    if not plan.facts.checksum:
+        lines.append("           its chunks carry no checksum: damage that can be decoded stays")
     if plan.working != plan.facts.shape:
         lines.append(f"resampled  {_shape(plan.working)} for the network")
     if plan.region.shape != plan.facts.shape:

@@ -99,6 +99,7 @@ def _refusal(place: Location, error: Exception) -> str | None:
     """Why the store says no, and the remedy; None for errors of another kind."""
     codes, status = _said(error)
     said, bucket = first_line(error), "/".join(place.url.split("/")[:3])
+    named = ", ".join(sorted(codes or status))
     remedy = "check the credentials of the environment or profile"
     if place.is_local:
         remedy = "check permissions and free space"
@@ -107,8 +108,9 @@ def _refusal(place: Location, error: Exception) -> str | None:
     elif codes & _NO_BUCKET:
         said, remedy = f"no such bucket or container: {bucket}", "create it or correct the url"
     elif codes & _REJECTED_CODES or status & _REJECTED_STATUS:
-        named = ", ".join(sorted(codes or status))
-        said = f"credentials rejected for {bucket}: {said} ({named})"
+        # Some stores give a code and no words, which botocore shows as "None".
+        said = named if said == "None" else f"{said} ({named})"
+        said = f"credentials rejected for {bucket}: {said}"
     elif not _is_denial(error):
         return None
     return f"{said}; {remedy}"

@@ -47,6 +47,8 @@ class Stored:
     """Whether its writer is known to leave out chunks that hold nothing but the fill value."""
     shards: tuple[int, ...] | None = None
     """Objects that hold several chunks and an index of them; None where none do."""
+    checksum: bool = False
+    """Whether stored chunks carry one, so that damage is always noticed."""
 
 
 @dataclass(frozen=True, slots=True)

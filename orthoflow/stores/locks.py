@@ -264,7 +264,7 @@ class _Keeper:
                 raise BadInput(
                     f"output {self.place} is being written by process {holder.pid} on host "
                     f"{holder.host} (last sign of life {holder.silence():.0f} s ago); wait, or "
-                    "pass --take-over"
+                    "take it over with orthoflow run --take-over"
                 )
             delete_object(self.folder.child(f"{name}.json"))
             removed = True

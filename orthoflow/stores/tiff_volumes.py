@@ -65,13 +65,15 @@ class TiffFormat:
             check_limits(series.shape, chunks, series.dtype.itemsize, str(place))
             _guard(series, place)
             sizes = _calibration(file, int(array or 0))
+            checksum = _codec(series) in _CHECKED
         shape, dtype = tuple(series.shape), np.dtype(series.dtype)
         order = axes or ("zyx" if len(shape) == 3 else "")
         if sizes is None or not set("zyx") <= set(order):
-            return Stored(shape, dtype, axes, chunks)
+            return Stored(shape, dtype, axes, chunks, checksum=checksum)
         scale = tuple(sizes[axis][0] if axis in sizes else 1.0 for axis in order)
         units = tuple(sizes[axis][1] if axis in sizes else None for axis in order)
-        return Stored(shape, dtype, axes, chunks, scale, (0.0,) * len(order), units)
+        zeros = (0.0,) * len(order)
+        return Stored(shape, dtype, axes, chunks, scale, zeros, units, checksum=checksum)
 
     def read(
         self,
@@ -90,8 +92,7 @@ class TiffFormat:
         """Pages, compression and images of the file."""
         with _open(place) as file:
             series = _series(file, "")
-            compression = series.keyframe.compression
-            codec = str(getattr(compression, "name", compression)).lower()
+            codec = _codec(series)
             return {
                 "format": "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff",
                 "images": len(file.series),
@@ -293,6 +294,11 @@ def _series(file: tifffile.TiffFile, array: str) -> tifffile.TiffPageSeries:
 def _guard(series: tifffile.TiffPageSeries, place: Location) -> None:
     # Those that are loaded: `series.pages` would make one for each plane that a header claims.
     guard_pictures(series._pages, str(place))  # noqa: SLF001
+
+
+def _codec(series: tifffile.TiffPageSeries) -> str:
+    compression = series.keyframe.compression
+    return str(getattr(compression, "name", compression)).lower()
 
 
 def _axes(stated: str) -> str | None:

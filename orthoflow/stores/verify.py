@@ -18,7 +18,7 @@ from orthoflow.errors import BadInput
 from orthoflow.stores.answers import is_absence, refusals
 from orthoflow.stores.documents import FOLDER, documents
 from orthoflow.stores.ledger import Ledger, Outline
-from orthoflow.stores.locks import read_locks
+from orthoflow.stores.locks import hold, read_locks
 from orthoflow.stores.markers import list_marker_names, read_markers, remove_marker
 from orthoflow.stores.objects import (
     delete_object,
@@ -172,8 +172,15 @@ def requeue(url: str | Path, verdict: Verdict, storage_options: Options = ()) ->
     Raises
     ------
     BadInput
-        If the record itself is damaged: there is no telling what was to be made.
+        If the record itself is damaged: there is no telling what was to be made. If a driver is
+        at work there.
     """
+    # A driver that is at work has read which blocks are done, and would not look again.
+    with hold(url, "run", storage_options=storage_options):
+        return _requeue(url, verdict, storage_options)
+
+
+def _requeue(url: str | Path, verdict: Verdict, storage_options: Options) -> list[str]:
     place = locate(url, storage_options)
     audit = _Audit(place)
     outline = audit.read_outline()

@@ -188,6 +188,7 @@ def describe(
         voxel_size=size,
         unit=require_length_unit(unit) if unit else stated_unit,
         translation=translation,
+        checksum=stored.checksum,
     )
 
 

@@ -69,6 +69,7 @@ class ZarrFormat:
             document=document_of(node),
             sparse=_OWN in node.attributes,
             shards=layout.shards,
+            checksum=layout.checksum,
         )
         image, level = _described_by(place, array)
         if image is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orthoflow.geometry.facts import VolumeFacts
@@ -30,6 +32,12 @@ def test_the_keys_are_those_that_scripts_rely_on():
     for key in ("blocks", "parts", "bytes_read", "bytes_written", "peak_bytes_per_worker"):
         assert isinstance(numbers[key], int)
         assert numbers[key] > 0
+
+
+def test_chunks_without_a_checksum_are_said():
+    said = "its chunks carry no checksum: damage that can be decoded stays"
+    assert said in str(make(facts=replace(STACK, checksum=False)))
+    assert said not in str(make())
 
 
 def test_the_figures_of_the_seeds_stack():

@@ -14,8 +14,8 @@ from orthoflow.stores.urls import locate
 PLACE = locate("s3://bucket/deep/v.zarr")
 
 
-def said(code, status, kind=OSError):
-    error = kind("words of the store")
+def said(code, status, kind=OSError, words="words of the store"):
+    error = kind(words)
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     error.__cause__ = botocore.exceptions.ClientError(answer, "PutObject")
     return error
@@ -27,6 +27,11 @@ def said(code, status, kind=OSError):
         (
             said("ExpiredToken", 400, PermissionError),
             "credentials rejected for s3://bucket: words of the store (ExpiredToken); "
+            "check the credentials of the environment or profile",
+        ),
+        (
+            said("SignatureDoesNotMatch", 403, PermissionError, "None"),
+            "credentials rejected for s3://bucket: SignatureDoesNotMatch; "
             "check the credentials of the environment or profile",
         ),
         (

@@ -16,7 +16,7 @@ from orthoflow.geometry.box import Box
 from orthoflow.geometry.levels import pyramid_levels
 from orthoflow.geometry.output import ArraySpec, OutputSpec
 from orthoflow.stores.ome import create_output
-from orthoflow.stores.volumes import find_volume, read_box, summarize
+from orthoflow.stores.volumes import describe, find_volume, read_box, summarize
 
 SHAPE = (8, 8, 8)
 WHOLE = Box.whole(SHAPE)
@@ -257,3 +257,4 @@ def test_damage_that_is_gone_when_looked_at_again_is_said(tmp_path, monkeypatch)
 def test_whether_a_changed_bit_would_be_noticed_is_known_beforehand(tmp_path, how, checked):
     make(tmp_path / "v.zarr", **how)
     assert [one["checksum"] for one in summarize(tmp_path / "v.zarr")["levels"]] == [checked]
+    assert describe(find_volume(tmp_path / "v.zarr")).checksum is checked

@@ -520,6 +520,14 @@ def test_a_damaged_box_of_a_level_undoes_no_block(url):
     assert list_marker_names(url, FINGERPRINT) == set(BLOCKS)
 
 
+def test_nothing_is_undone_while_a_driver_is_at_work(url):
+    make_output(url)
+    clean = stored_at(url)
+    with hold(url, "part-0-of-2"), pytest.raises(BadInput, match="is being written by process"):
+        requeue(url, verify(url))
+    assert stored_at(url) == clean
+
+
 def test_what_is_nobodys_stays(url):
     make_output(url)
     clean = stored_at(url)
