@@ -39,7 +39,7 @@ LIGHT = .venv-light
 light: ## Tests of all that needs no torch, in an environment without it (PYTHON=python3.13)
 	$(PYTHON) -m venv $(LIGHT)
 	$(LIGHT)/bin/python -m pip install --progress-bar off -e ".[light]"
-	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -p no:cacheprovider tests/geometry tests/plan tests/stores \
+	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -p no:cacheprovider -m "not slow" tests/geometry tests/plan tests/stores \
 		tests/show tests/test_options.py tests/test_doctor.py tests/models/test_card.py tests/training/test_synthetic.py \
 		--ignore tests/geometry/test_exactness.py
 

@@ -34,6 +34,7 @@ class Counting:
 
 @pytest.mark.parametrize("part", [1, "1,2,2", 9])
 def test_tasks_are_those_that_a_driver_makes(part):
+    pytest.importorskip("torch")
     plan = make(facts=replace(FACTS, shape=(64, 128, 128)), part=part)
     counting = Counting()
     for each in plan.parts():
