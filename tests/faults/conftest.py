@@ -11,6 +11,9 @@ import pytest
 from tests.faults.fleet import Fleet
 from tests.faults.scene import ALONE, LARGE, SMALL, Scene, make_source
 
+# It changes the process that imports it, and pytest imports every file to look for doctests.
+collect_ignore = ["warm.py"]
+
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory):
