@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orthoflow import driver
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput, BlockFailed
+from orthoflow.instances import instance_counts, label_job, make_instances
 from orthoflow.job import Tally
 from orthoflow.levels import LevelJob
 from orthoflow.options import Options
@@ -76,6 +77,8 @@ def finalize(
     done = done_blocks(output, record, wishes)
     failed = failed_blocks(output, record, wishes)
     left = done.total - done.count
+    if Outline.of(record).output.stages[0] == "labels":
+        left = 0  # painting is what finishes such an output
     if left > (len(failed) if despite_failed else 0):
         remedy = "run the same command with --resume"
         if failed:
@@ -101,18 +104,23 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
     """
     storage, fingerprint = drive.options.storage_option, drive.fingerprint
     tally = Tally()
+    spec = Outline.of(drive.record).output
     if own is not None and own.skipped == 0:
         tally.add(own.tally)
-    else:
+    elif "blocks" in spec.stages:
         tally = _tally_of_markers(drive.output, fingerprint, storage)
-    spec = Outline.of(drive.record).output
-    job = LevelJob(drive.output, fingerprint, spec, storage, drive.options.patience)
+    found: dict[str, Any] = {}
+    if "labels" in spec.stages:
+        job, rule = label_job(drive)
+        tally.add(make_instances(drive, job, rule))
+        found = instance_counts(drive, job)
+    pyramid = LevelJob(drive.output, fingerprint, spec, storage, drive.options.patience)
     built = list_marker_names(drive.output, fingerprint, storage, kind="levels")
     if built and _over_holes(drive):
         for name in built:
             remove_marker(drive.output, fingerprint, name, storage)
         built = set()
-    written, stored = driver.build_pyramid(drive, job, built)
+    written, stored = driver.build_pyramid(drive, pyramid, built)
     tally.bytes_written += written
     tally.stored += stored
     for name, marker in read_markers(
@@ -120,7 +128,7 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
     ):
         tally.add(Tally.from_dict(_sound(name, marker).facts))
     sweep_partials(locate(drive.output, storage))
-    return run_report(drive.record, tally, {}, drive.output, complete=True)
+    return run_report(drive.record, tally, {}, drive.output, complete=True, **found)
 
 
 def _over_holes(drive: driver.Drive) -> bool:
@@ -167,8 +175,9 @@ def done_blocks(output: str | Path, record: dict[str, Any], options: Options) ->
         raise BadInput(
             f"{shown} is not the output of a run that can be gone on with: {error}"
         ) from error
-    names = list_marker_names(output, outline.fingerprint, options.storage_option)
-    return Done.of(outline, names)
+    stage = outline.output.stages[0]
+    names = list_marker_names(output, outline.fingerprint, options.storage_option, stage)
+    return Done.of(outline, names, stage)
 
 
 def failed_blocks(output: str | Path, record: dict[str, Any], options: Options) -> dict[str, str]:

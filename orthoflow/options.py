@@ -35,10 +35,19 @@ def _wish(default: Any, kind: Kind, group: str, text: str, **more: Any) -> Any:
     return field(default=default, metadata={"wish": Wish(text, group, kind, **more)})
 
 
-_IN, _GEO, _NET, _VOTE, _OUT, WORK = (
-    "Input", "Patches and tiles", "Network", "Consensus", "Output", "Work",
+_IN, _GEO, _NET, _VOTE, INSTANCES, _OUT, WORK = (
+    "Input", "Patches and tiles", "Network", "Consensus", "Instances", "Output", "Work",
 )  # fmt: skip
 
+
+CONSENSUS_OPTIONS = frozenset(
+    {"axes", "channel", "voxel_size", "missing_input", "roi", "storage_option", "votes", "name"}
+    | {"instances", "min_size", "min_extent", "label_divisor", "allow_one_view"}
+    | {"merge_iou", "merge_ioa", "cluster_iou", "keep_stacks", "chunk", "shard", "levels"}
+    | {"compression_level", "ome_version", "overwrite", "block", "cluster", "scheduler", "workers"}
+    | {"resume", "take_over", "retries", "patience"}
+)
+"""Options that mean something where instances are made from labels and no network runs."""
 
 # Where batch systems put the number of a job of an array, and the number of the first.
 _JOB_NUMBERS = {
@@ -100,6 +109,15 @@ class Options:
     plane_weights: tuple[float, ...] | None = _wish(None, "floats", _VOTE, "weight of each orientation in the mean", low=0)
     median: int = _wish(1, "int", _VOTE, "median filter along the stack over this odd number of planes", low=1, aliases=("median-kernel",))
     threshold: float = _wish(0.5, "float", _VOTE, "foreground probability above which a voxel is labelled (binary)")
+
+    instances: str = _wish("components", "text", INSTANCES, "how objects are found: components of all orientations joined at once, or empanada's stack matching and consensus", choices=("components", "empanada"))
+    min_size: str = _wish("0", "text", INSTANCES, "smallest object, in voxels or as a volume such as 0.5um3")
+    min_extent: str = _wish("0", "text", INSTANCES, "smallest side of an object's box, in voxels or as a length such as 0.3um")
+    label_divisor: int | None = _wish(None, "int", INSTANCES, "class of a plane's label is label // label_divisor (one class unless given)", low=1, aliases=("max-objects",))
+    allow_one_view: bool = _wish(False, "flag", INSTANCES, "empanada: keep objects that only one orientation has (with votes 1)", aliases=("one-view",))
+    merge_iou: float = _wish(0.25, "float", INSTANCES, "empanada: least overlap (IoU) of one object in two planes", low=0, high=1, aliases=("merge-iou-thr",))
+    merge_ioa: float = _wish(0.25, "float", INSTANCES, "empanada: least share of a piece inside the object that it joins", low=0, high=1, aliases=("merge-ioa-thr",))
+    cluster_iou: float = _wish(0.75, "float", INSTANCES, "empanada: least overlap of objects of two orientations that are one", low=0, high=1, aliases=("cluster-iou-thr",))
 
     output: str = _wish("labels", "text", _OUT, "what is written", choices=("labels", "probabilities", "both"))
     name: str = _wish("segmentation", "text", _OUT, "name of the label image")

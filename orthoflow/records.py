@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from orthoflow.geometry.output import Stage
     from orthoflow.job import Tally
     from orthoflow.models import ModelRef
     from orthoflow.plan import Plan
@@ -52,11 +53,11 @@ class Done:
         self.block_voxels = math.prod(outline.block)
 
     @classmethod
-    def of(cls, outline: Outline, names: Iterable[str]) -> Done:
+    def of(cls, outline: Outline, names: Iterable[str], stage: Stage = "blocks") -> Done:
         """From the names of markers; names that are no block's are left alone."""
         done = cls(outline)
         for name in names:
-            number = block_number_of(name)
+            number = block_number_of(name, stage)
             if number is not None and all(
                 n < limit for n, limit in zip(number, done._flags.shape, strict=True)
             ):

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
 def check_output(output: str | Path, source: Source, options: Options) -> None:
     """Refuse an output that is the input, or is there already and not to be resumed."""
+    check_place(output, None if source.ref is None else source.ref.url, source.facts.name, options)
+
+
+def check_place(output: str | Path, url: str | None, name: str, options: Options) -> None:
+    """Refuse an output that meets the input at `url`, or is there and not to be resumed."""
     shown = display_url(str(output))
-    if source.ref is not None and (
-        is_inside(output, source.ref.url) or is_inside(source.ref.url, output)
-    ):
-        raise BadInput(f"output {shown} and input {source.facts.name} overlap; write elsewhere")
+    if url is not None and (is_inside(output, url) or is_inside(url, output)):
+        raise BadInput(f"output {shown} and input {name} overlap; write elsewhere")
     if options.overwrite or options.resumes or not exists(output, dict(options.storage_option)):
         return
     state = ""

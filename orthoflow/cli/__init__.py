@@ -23,7 +23,7 @@ from orthoflow.cli.exits import (
 )
 from orthoflow.cli.keep import doctor, finalize, status, verify
 from orthoflow.cli.look import info, plan, preview
-from orthoflow.cli.runs import demo, run
+from orthoflow.cli.runs import consensus, demo, run
 from orthoflow.stores.answers import store_errors
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, doctor, finalize, info, plan, preview, run, status, verify):
+for _command in (consensus, demo, doctor, finalize, info, plan, preview, run, status, verify):
     cli.add_command(_command)
 
 

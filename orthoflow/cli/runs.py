@@ -11,9 +11,9 @@ import click
 
 from orthoflow.cli.exits import REMEDY
 from orthoflow.cli.reports import progress, report_lines, tell
-from orthoflow.cli.wishes import CONFIG, Grouped, given, job_of, three, with_wishes
+from orthoflow.cli.wishes import AS_JSON, CONFIG, Grouped, given, job_of, three, with_wishes
 from orthoflow.errors import BadInput, RunInterrupted
-from orthoflow.options import Options
+from orthoflow.options import CONSENSUS_OPTIONS, Options
 
 
 @with_wishes()
@@ -56,6 +56,50 @@ def run(
     try:
         with progress(quiet=quiet) as show:
             report = pipeline.run(volume, str(target), model=model, progress=show, **options)
+    except KeyboardInterrupt as error:
+        raise RunInterrupted(
+            "interrupted; what is done is kept: run the same command with --resume"
+        ) from error
+    tell(report, as_json=as_json)
+
+
+@with_wishes(only=CONSENSUS_OPTIONS)
+@click.command(cls=Grouped)
+@click.argument("xy")
+@click.argument("xz")
+@click.argument("yz")
+@click.argument("target", metavar="OUTPUT")
+@AS_JSON
+@click.option("--quiet", is_flag=True, help="No progress.")
+def consensus(
+    xy: str, xz: str, yz: str, target: str, as_json: bool, quiet: bool, **wishes: Any
+) -> None:
+    """Make instances of OUTPUT from labels of the planes XY, XZ and YZ, made by any segmenter.
+
+    \b
+    orthoflow consensus xy.zarr xz.zarr yz.zarr out.zarr --votes 2
+    orthoflow consensus xy.zarr - - out.zarr --votes 1 --instances empanada
+
+    All three have the axes z, y, x of one volume; ids are unique within a plane, 0 is background.
+    "-" stands for an orientation that there is not.
+    """
+    options = given(wishes)
+    checked = Options.from_mapping(options)
+    planes = {"xy": xy, "xz": xz, "yz": yz}
+
+    from orthoflow.labelling import write_consensus  # noqa: PLC0415 - imports Dask
+
+    if checked.cluster == "auto":
+        # No network runs, so a GPU would be of no use.
+        options["cluster"] = "processes"
+    try:
+        with progress(quiet=quiet) as show:
+            report = write_consensus(
+                {name: url for name, url in planes.items() if url != "-"},
+                target,
+                progress=show,
+                **options,
+            )
     except KeyboardInterrupt as error:
         raise RunInterrupted(
             "interrupted; what is done is kept: run the same command with --resume"

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Triple
@@ -20,6 +20,10 @@ _DTYPES = {
     *("float16", "float32", "float64"),
 }
 _RESERVED = "orthoflow"
+
+Stage = Literal["blocks", "labels"]
+"""Tasks that write arrays: those of the network, and those that paint instances afterwards."""
+
 _MOST_VOXELS = 2**40
 """Along one axis."""
 
@@ -54,6 +58,8 @@ class ArraySpec:
     classes: int
     """0: axes (z, y, x); otherwise axes (c, z, y, x) with that many channels."""
     levels: tuple[LevelSpec, ...]
+    stage: Stage = "blocks"
+    """Which tasks write its full resolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,11 @@ class OutputSpec:
         if self.voxel_size is not None:
             object.__setattr__(self, "voxel_size", _floats(self.voxel_size))
         object.__setattr__(self, "translation", _floats(self.translation))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Stages that write anything, in their order."""
+        return tuple(s for s in get_args(Stage) if any(a.stage == s for a in self.arrays))
 
     def to_dict(self) -> dict[str, Any]:
         """The same in lists and dicts, as JSON has them."""
@@ -164,6 +175,7 @@ def _array(content: object) -> ArraySpec:
         _one_of(facts["dtype"], _DTYPES, "dtype"),
         _integer(facts["classes"], "classes", 0, 2**16),
         levels,
+        _one_of(facts["stage"], get_args(Stage), "stage"),
     )
 
 

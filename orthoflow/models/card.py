@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import yaml
 
 from orthoflow.errors import BadInput
+from orthoflow.models.heads import Task, check_heads, check_things, class_count
 from orthoflow.plainyaml import plain_data
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Method = Literal["none", "zscore", "minmax", "percentile", "fixed"]
 Scope = Literal["volume", "patch"]
-Task = Literal["semantic"]
 
 CARD_FILE = "card.yaml"
 WEIGHTS_FILE = "weights.safetensors"
@@ -98,16 +98,22 @@ class Card:
 
     name: str
     outputs: int
-    """Logit channels: 1 is a sigmoid, 2 and more are a softmax."""
+    """Output channels. Task semantic: logits; 1 is a sigmoid, 2 and more are a softmax."""
     ndim: int = 2
     """2: sees (n, channels, h, w); 3: sees (n, channels, d, h, w)."""
     channels: int = 1
     """Input channels."""
     task: Task = "semantic"
+    """What the outputs mean; `orthoflow.models.heads` says it channel by channel."""
     heads: tuple[tuple[str, int], ...] = ()
-    """Name and channels of each head, in output order; empty: one head of all outputs."""
+    """Name and channels of each head, in output order.
+
+    Empty: one head of all outputs, or the heads that the task panoptic or flows has.
+    """
     classes: tuple[str, ...] = ()
     """Names of the classes, background first; empty: unnamed."""
+    things: tuple[int, ...] = ()
+    """Classes of a panoptic network that consist of instances; empty: all but the background."""
     tile: tuple[int, ...] | None = None
     """The only input size the network takes, `ndim` numbers of pixels."""
     divisor: int | None = None
@@ -144,6 +150,7 @@ class Card:
         _check_size(self)
         _check_figures(self)
         _check_lists(self)
+        check_things(self)
         if self.stride == 0:
             object.__setattr__(self, "stride", self.divisor or DEFAULT_TILE_STRIDE)
 
@@ -156,7 +163,7 @@ class Card:
                 raise BadInput(f"card has no {name!r}; add it (docs/models.md lists the fields)")
         if "normalization" in given:
             given["normalization"] = Normalization.of(given["normalization"])
-        for name in ("tile", "classes", "voxel_size"):
+        for name in ("tile", "classes", "things", "voxel_size"):
             if given.get(name) is not None:
                 given[name] = _sequence(f"card {name}", given[name])
         heads = given.get("heads")
@@ -326,11 +333,14 @@ def _check_lists(card: Card) -> None:
     total = sum(size for _, size in card.heads)
     if card.heads and total != card.outputs:
         raise BadInput(f"card heads have {total} channels together, outputs is {card.outputs}")
+    heads = check_heads(card.task, card.heads, outputs=card.outputs, ndim=card.ndim)
+    object.__setattr__(card, "heads", heads)
     for name in card.classes:
         _text("card class", name)
-    # One sigmoid channel tells two classes apart.
-    wanted = max(card.outputs, 2)
-    if card.classes and not card.heads and len(card.classes) != wanted:
+    wanted = class_count(card)
+    # The heads of a semantic network may be anything.
+    free = card.task == "semantic" and card.heads
+    if card.classes and not free and len(card.classes) != wanted:
         raise BadInput(
             f"card classes names {len(card.classes)} classes, outputs={card.outputs} has {wanted}"
         )

@@ -13,9 +13,10 @@ import cloudpickle  # type: ignore[import-untyped]
 import torch
 
 from orthoflow.errors import BadInput
-from orthoflow.models.card import CPU_BATCH_PIXELS, Card, ModelRef, Normalization, Task
+from orthoflow.models.card import CPU_BATCH_PIXELS, Card, ModelRef, Normalization
 from orthoflow.models.exact import FixedAlgorithm, Operations, can_fix_algorithm
 from orthoflow.models.fingerprint import module_digest
+from orthoflow.models.heads import Task
 from orthoflow.models.nets import UNet, folded
 
 Precision = Literal["float32", "bfloat16"]
@@ -104,12 +105,15 @@ class Model:
         module
             Maps (n, channels, [d,] h, w) float32 to (n, outputs, [d,] h, w).
         outputs
-            Logit channels, 2 unless given: 1 is a sigmoid, 2 and more are a softmax.
+            Output channels, 2 unless given. Task semantic: 1 is a sigmoid, 2 and more a softmax.
         divisor, tile
             Exactly one: the divisor of every side of a fully convolutional network, or the only
             input size it takes. Our own `UNet` knows its `outputs` and `divisor`.
         channels, ndim
             Input channels; 2 for planes, 3 for boxes.
+        task
+            "semantic", "panoptic" or "flows"; it says what the outputs are, in what order
+            (`orthoflow.models.heads`).
         normalization
             A method's name or a `Normalization`.
         reach, stride

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from orthoflow.geometry.box import Triple
-    from orthoflow.geometry.output import LevelSpec
+    from orthoflow.geometry.output import LevelSpec, Stage
     from orthoflow.stores.stamps import Marker
 
 _MOST_VOXELS = 2**40
@@ -99,8 +99,10 @@ class Outline:
         return (z, y, x)
 
     def blocks(self) -> Iterator[str]:
-        """Names of the blocks' markers."""
-        return map(block_marker_name, _numbers(self.grid))
+        """Names of the blocks' markers, of every stage that there is."""
+        for stage in self.output.stages:
+            for number in _numbers(self.grid):
+                yield block_marker_name(number, stage)
 
     def boxes(self) -> Iterator[str]:
         """Names of the markers of the boxes of all levels above the first."""
@@ -109,26 +111,27 @@ class Outline:
                 for shard in _numbers(level.grid):
                     yield level_marker_name(number, array.path, shard)
 
-    def box_of(self, name: str) -> tuple[int | None, int, Box] | None:
+    def box_of(self, name: str) -> tuple[int | Stage, int, Box] | None:
         """What the marker of this name speaks of; None where no marker of this run is called that.
 
         Returns
         -------
         array, level, box
-            Number of the array, None for a block, which has a part in all; the box in voxels of
-            that level.
+            Number of the array, or the stage of a block, which has a part in all arrays of that
+            stage; the box in voxels of that level.
         """
-        number = block_number_of(name)
-        if number is not None:
-            inside = all(n < size for n, size in zip(number, self.grid, strict=True))
-            whole = Box.whole(self.region.shape)
-            return (None, 0, _cell(number, self.block, whole)) if inside else None
+        for stage in self.output.stages:
+            number = block_number_of(name, stage)
+            if number is not None:
+                inside = all(n < size for n, size in zip(number, self.grid, strict=True))
+                whole = Box.whole(self.region.shape)
+                return (stage, 0, _cell(number, self.block, whole)) if inside else None
         return self._level_box_of(name)
 
-    def above(self, array: int | None, level: int, box: Box) -> Iterator[str]:
+    def above(self, array: int | Stage, level: int, box: Box) -> Iterator[str]:
         """Names of the markers of all boxes that are built from this one, in all or one array."""
         for number, one in enumerate(self.output.arrays):
-            if array not in {None, number}:
+            if array not in {one.stage, number}:
                 continue
             fine = one.levels[level]
             for above, coarse in itertools.islice(enumerate(one.levels), level + 1, None):
@@ -163,7 +166,7 @@ class Outline:
             return level_marker_name(slot.level, array.path, slot.number)
         shard = array.levels[0].shard
         z, y, x = (n * s // b for n, s, b in zip(slot.number, shard, self.block, strict=True))
-        return block_marker_name((z, y, x))
+        return block_marker_name((z, y, x), array.stage)
 
     def problem_of(self, marker: Marker) -> str:
         """Why a marker cannot be one of this run; empty where it can."""
@@ -171,7 +174,7 @@ class Outline:
         if place is None:
             return f"{marker.name} is no block of this run"
         array, _, box = place
-        expected = box.shifted(_minus(self.region.start)) if array is None else box
+        expected = box if isinstance(array, int) else box.shifted(_minus(self.region.start))
         if marker.box != str(expected):
             return f"it speaks of {marker.box}, {marker.name} is {expected}"
         for stamp in marker.objects:

@@ -4,6 +4,7 @@ A marker is created after the objects it names, so a block that has one is done.
 folder named after the run's fingerprint, under the number of its block; so do notes on failures::
 
     orthoflow/markers/<fingerprint>/blocks/Z-Y-X.json
+    orthoflow/markers/<fingerprint>/labels/Z-Y-X.json
     orthoflow/markers/<fingerprint>/levels/LEVEL/ARRAY/Z-Y-X.json
     orthoflow/failed/<fingerprint>/blocks/Z-Y-X.json
 """
@@ -23,6 +24,7 @@ from orthoflow.stores.objects import (
 from orthoflow.stores.stamps import (
     BLOCK_NAME,
     FINGERPRINT,
+    LABELS_NAME,
     LEVEL_NAME,
     MARKER_LIMIT,
     failure_bytes,
@@ -37,20 +39,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orthoflow.geometry.box import Triple
+    from orthoflow.geometry.output import Stage
     from orthoflow.stores.urls import Location, Options
 
-Kind = Literal["blocks", "levels"]
+Kind = Literal["blocks", "labels", "levels"]
+_NAMES = {"blocks": BLOCK_NAME, "labels": LABELS_NAME, "levels": LEVEL_NAME}
 
 _FOLDER, _FAILED = "orthoflow/markers", "orthoflow/failed"
 
 
-def block_marker_name(number: Triple) -> str:
+def block_marker_name(number: Triple, stage: Stage = "blocks") -> str:
     """Name of a block's marker, from its number along (z, y, x).
 
     >>> block_marker_name((0, 12, 3))
     'blocks/0-12-3'
     """
-    return f"blocks/{'-'.join(map(str, number))}"
+    return f"{stage}/{'-'.join(map(str, number))}"
 
 
 def level_marker_name(level: int, array: str, number: Triple) -> str:
@@ -62,13 +66,13 @@ def level_marker_name(level: int, array: str, number: Triple) -> str:
     return f"levels/{level}/{array.replace('/', '.') or '-'}/{'-'.join(map(str, number))}"
 
 
-def block_number_of(name: str) -> Triple | None:
+def block_number_of(name: str, stage: Stage = "blocks") -> Triple | None:
     """Number of the block whose marker has this name; None where it is not a block's.
 
     >>> block_number_of("blocks/0-12-3")
     (0, 12, 3)
     """
-    found = BLOCK_NAME.fullmatch(name)
+    found = _NAMES[stage].fullmatch(name)
     if found is None:
         return None
     z, y, x = map(int, found.groups())
@@ -89,9 +93,8 @@ def list_marker_names(
 ) -> set[str]:
     """Names of the markers of a run, from a listing alone; foreign names are left out."""
     folder = _folder(locate(url, storage_options), fingerprint)
-    pattern = BLOCK_NAME if kind == "blocks" else LEVEL_NAME
     names = (f"{kind}/{name}" for name in _names(folder.child(kind)))
-    return {name for name in names if pattern.fullmatch(name)}
+    return {name for name in names if _NAMES[kind].fullmatch(name)}
 
 
 def read_markers(

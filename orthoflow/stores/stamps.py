@@ -14,11 +14,12 @@ MARKER_LIMIT = 64 * 2**10
 
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 BLOCK_NAME = re.compile(rf"blocks/{_NUMBER}-{_NUMBER}-{_NUMBER}")
+LABELS_NAME = re.compile(rf"labels/{_NUMBER}-{_NUMBER}-{_NUMBER}")
 LEVEL_NAME = re.compile(
     rf"levels/{_NUMBER}/(-|[A-Za-z0-9][A-Za-z0-9_.-]*)/{_NUMBER}-{_NUMBER}-{_NUMBER}"
 )
 FINGERPRINT = re.compile(r"[0-9a-f]{16,128}")
-_NAME = re.compile(f"{BLOCK_NAME.pattern}|{LEVEL_NAME.pattern}")
+_NAME = re.compile(f"{BLOCK_NAME.pattern}|{LABELS_NAME.pattern}|{LEVEL_NAME.pattern}")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _KEY = re.compile(r"(?!orthoflow/)[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _BOX = re.compile(r"[0-9]{1,13}:[0-9]{1,13}(,[0-9]{1,13}:[0-9]{1,13}){2}")

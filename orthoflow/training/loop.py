@@ -1,4 +1,4 @@
-"""A small, honest training loop for semantic 2-D networks."""
+"""A small, honest training loop for 2-D networks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch.nn import functional
 from orthoflow.errors import BadInput
 from orthoflow.models.card import Card, Normalization
 from orthoflow.models.contract import Model
+from orthoflow.models.heads import Task
 from orthoflow.models.load import resolve_device
 from orthoflow.models.nets import UNet, build_net
 from orthoflow.reduce.statistics import grey_scale, sample_boxes
+from orthoflow.training.targets import flipped, transposed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,8 @@ Plane = Literal["xy", "xz", "yz"]
 NORMAL_AXIS: dict[str, int] = {"xy": 0, "xz": 1, "yz": 2}
 IGNORED = -100
 """Class of a pixel that counts for nothing: the padding of a plane smaller than the patch."""
+CONTEXT_SHARE = 0.5
+"""Share of a patch around it whose labels its answers are made from, where centres matter."""
 FOREGROUND_SHARE = 0.5
 """Share of patches that are centred on a voxel of a class other than 0."""
 WARMUP_SHARE = 0.05
@@ -59,6 +63,20 @@ class Recipe:
             raise BadInput(f"training lr={self.lr} must be above 0")
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a network has to learn: the right answers in a plane, and what an error costs."""
+
+    outputs: int
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """Of outputs (n, outputs, h, w) and answers; one number."""
+    task: Task = "semantic"
+    answers: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None
+    """From the labels of a plane (h, w) to (k, h, w), the class first; None: the labels are it."""
+    vector: int | None = None
+    """Which of the k is the rows of a vector, before its columns: flips and transposes turn it."""
+
+
 class PatchSampler:
     """Random augmented patches from planes of several volumes.
 
@@ -67,9 +85,11 @@ class PatchSampler:
     images
         Normalised volumes (z, y, x), float32.
     masks
-        Classes of the same shapes, whole numbers from 0.
+        Classes, or instances, of the same shapes, whole numbers from 0.
     recipe
         Patch side, orientations and seed.
+    lesson
+        How answers are made of the masks; the classes themselves unless given.
     """
 
     def __init__(
@@ -77,19 +97,27 @@ class PatchSampler:
         images: Sequence[npt.NDArray[np.float32]],
         masks: Sequence[npt.NDArray[np.integer[Any]]],
         recipe: Recipe,
+        lesson: Lesson | None = None,
     ) -> None:
         self._images, self._masks, self._recipe = images, masks, recipe
+        self._make = None if lesson is None else lesson.answers
+        self._vector = None if lesson is None else lesson.vector
         self._rng = np.random.default_rng(recipe.seed)
         self._foreground = [np.flatnonzero(mask) for mask in masks]
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Next batch: tiles (n, 1, p, p) float32 and classes (n, p, p) int64."""
+        """Next batch: tiles (n, 1, p, p) float32 and classes (n, p, p) int64.
+
+        A lesson with answers gives these instead of classes: (n, k, p, p) float32.
+        """
         pairs = [self._patch() for _ in range(self._recipe.batch)]
         tiles = np.stack([image for image, _ in pairs])[:, None]
-        classes = np.stack([mask for _, mask in pairs])
-        return torch.from_numpy(tiles), torch.from_numpy(classes)
+        answers = np.stack([answer for _, answer in pairs])
+        return torch.from_numpy(tiles), torch.from_numpy(
+            answers[:, 0] if self._make is None else answers
+        )
 
-    def _patch(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _patch(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
         rng, side = self._rng, self._recipe.patch
         which = int(rng.integers(len(self._images)))
         axis = NORMAL_AXIS[self._recipe.orientations[rng.integers(len(self._recipe.orientations))]]
@@ -98,13 +126,28 @@ class PatchSampler:
         index = at.pop(axis)
         plane, truth = np.take(image, index, axis), np.take(mask, index, axis)
         tile = np.zeros((side, side), np.float32)
-        classes = np.full((side, side), IGNORED, np.int64)
         here, there = zip(
             *(_overlap(n, side, middle, rng) for n, middle in zip(plane.shape, at, strict=True)),
             strict=True,
         )
-        tile[there], classes[there] = plane[here], truth[here]
-        return _augmented(tile, classes, rng)
+        tile[there] = plane[here]
+        known = self._answers(truth, here)
+        answers = np.full((len(known), side, side), IGNORED, known.dtype)
+        answers[:, *there] = known
+        return _augmented(tile, answers, self._vector, rng)
+
+    def _answers(
+        self, truth: npt.NDArray[np.integer[Any]], here: tuple[slice, ...]
+    ) -> npt.NDArray[Any]:
+        """Answers (k, h, w) in a rectangle of a plane."""
+        if self._make is None:
+            return truth[here][None].astype(np.int64)
+        around = int(CONTEXT_SHARE * self._recipe.patch)
+        context = tuple(slice(max(0, s.start - around), s.stop + around) for s in here)
+        inner = (
+            slice(s.start - c.start, s.stop - c.start) for s, c in zip(here, context, strict=True)
+        )
+        return self._make(truth[context])[:, *inner]
 
     def _centre(self, which: int, shape: tuple[int, ...]) -> list[int]:
         candidates = self._foreground[which]
@@ -162,18 +205,56 @@ def train_semantic(  # noqa: PLR0913 - a run by its settings
         For images and masks that do not fit each other, or settings that cannot work.
     """
     recipe = Recipe(steps, patch, batch, seed, orientations, lr)
+    lesson = Lesson(outputs=_checked(images, masks), loss=semantic_loss)
+    return learn(
+        images,
+        masks,
+        lesson,
+        recipe,
+        architecture=architecture,
+        normalization=normalization,
+        device=device,
+        name=name,
+        progress=progress,
+    )
+
+
+def learn(  # noqa: PLR0913 - a run by its settings
+    images: Sequence[npt.NDArray[Any]],
+    masks: Sequence[npt.NDArray[Any]],
+    lesson: Lesson,
+    recipe: Recipe,
+    *,
+    architecture: Mapping[str, Any] | None = None,
+    normalization: str | Normalization = "percentile",
+    device: str = "cpu",
+    name: str = "trained",
+    progress: Callable[[int, float], None] | None = None,
+) -> Model:
+    """Train a 2-D U-Net for any lesson; parameters as for `train_semantic`.
+
+    Raises
+    ------
+    BadInput
+        For images and masks that do not fit each other, or settings that cannot work.
+    """
+    _checked(images, masks)
     scheme = Normalization.of(normalization)
-    classes = _checked(images, masks)
     architecture = architecture or {"kind": "unet", "base": 16, "depth": 3}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = build_net(architecture, outputs=classes, channels=1, ndim=2)
-    if patch % net.divisor:
-        raise BadInput(f"training patch={patch} must be a multiple of the divisor {net.divisor}")
+        torch.manual_seed(recipe.seed)
+        net = build_net(architecture, outputs=lesson.outputs, channels=1, ndim=2)
+    if recipe.patch % net.divisor:
+        raise BadInput(
+            f"training patch={recipe.patch} must be a multiple of the divisor {net.divisor}"
+        )
     ready = [normalized(image, scheme) for image in images]
-    sampler = PatchSampler(ready, [mask.astype(np.int64) for mask in masks], recipe)
-    fit(net.to(resolve_device(device)), sampler, recipe, progress)
-    card = Card(name, outputs=classes, divisor=net.divisor, normalization=scheme)
+    whole = [mask.astype(np.int64) for mask in masks]
+    sampler = PatchSampler(ready, whole, recipe, lesson)
+    fit(net.to(resolve_device(device)), sampler, recipe, progress, lesson.loss)
+    card = Card(
+        name, outputs=lesson.outputs, task=lesson.task, divisor=net.divisor, normalization=scheme
+    )
     return Model.from_card(net.cpu(), card)
 
 
@@ -182,19 +263,21 @@ def fit(
     sampler: PatchSampler,
     recipe: Recipe,
     progress: Callable[[int, float], None] | None = None,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> list[float]:
     """Train `net` in place; return the loss of every step.
 
-    AdamW, warm-up and cosine, cross-entropy plus soft Dice.
+    AdamW, warm-up and cosine; cross-entropy plus soft Dice unless `loss_of` is given.
     """
+    loss_of = loss_of or semantic_loss
     device = next(net.parameters()).device
     net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.steps))
     losses = []
     for step in range(1, recipe.steps + 1):
-        tiles, classes = (tensor.to(device) for tensor in sampler.batch())
-        loss = semantic_loss(net(tiles), classes)
+        tiles, answers = (tensor.to(device) for tensor in sampler.batch())
+        loss = loss_of(net(tiles), answers)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -260,17 +343,20 @@ def _overlap(size: int, side: int, middle: int, rng: np.random.Generator) -> tup
 
 
 def _augmented(
-    tile: npt.NDArray[np.float32], classes: npt.NDArray[np.int64], rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    tile: npt.NDArray[np.float32],
+    answers: npt.NDArray[Any],
+    vector: int | None,
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
     """Flips and a transpose of both; contrast, brightness and noise of the image."""
     for axis in (0, 1):
         if rng.random() < 0.5:
-            tile, classes = np.flip(tile, axis), np.flip(classes, axis)
+            tile, answers = np.flip(tile, axis), flipped(answers, axis, vector)
     if rng.random() < 0.5:
-        tile, classes = tile.T, classes.T
+        tile, answers = tile.T, transposed(answers, vector)
     tile = tile * np.float32(rng.uniform(0.8, 1.25)) + np.float32(rng.uniform(-0.1, 0.1))
     noise = rng.standard_normal(tile.shape, np.float32) * np.float32(rng.uniform(0, 0.08))
-    return tile + noise, np.ascontiguousarray(classes)
+    return tile + noise, np.ascontiguousarray(answers)
 
 
 def _checked(images: Sequence[npt.NDArray[Any]], masks: Sequence[npt.NDArray[Any]]) -> int:

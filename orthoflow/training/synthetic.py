@@ -38,6 +38,38 @@ class Look:
     """Small bright debris."""
     streaks_per_megavoxel: float = 60.0
     """Bright sheets one to three voxels thin, each in a plane of one of the three orientations."""
+    membrane: float = 0.25
+    """How much darker a cell is on its surface than inside, as a share."""
+    membrane_slope: float = 1.6
+    """How fast it brightens inwards: full brightness at 1 - 1 / slope of the radius."""
+    overlap: float = 1.0
+    """A cell of which others hold more than this share of the place is left out."""
+    tube_share: float = 0.0
+    """Share of cells that are bent tubes and not ellipsoids."""
+    tube_radius: tuple[float, float] = (4.0, 6.5)
+    tube_length: tuple[float, float] = (24.0, 44.0)
+    """Least and largest length of a tube's middle line."""
+    least_voxels: int = 0
+    """Smaller visible pieces of a cell are left out, and of the others all but the largest piece.
+
+    0 leaves everything as it falls: a cell may be cut in two by the one before it.
+    """
+
+
+OBJECTS = Look(
+    cells_per_megavoxel=90.0,
+    dim_share=0.15,
+    blur=(2.0, 0.8, 0.8),
+    photons=40.0,
+    read_noise=0.05,
+    streaks_per_megavoxel=45.0,
+    membrane=0.9,
+    membrane_slope=2.5,
+    overlap=0.12,
+    tube_share=0.4,
+    least_voxels=250,
+)
+"""Cells and short tubes whose membranes show where they touch: to tell instances apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +99,7 @@ def make_volume(
     seed
         The same seed gives the same bytes.
     look
-        What makes it hard; `Look()` unless given.
+        What makes it hard; `Look()` unless given. `OBJECTS` is for telling instances apart.
 
     Raises
     ------
@@ -79,6 +111,8 @@ def make_volume(
     look = Look() if look is None else look
     rng = np.random.default_rng(seed)
     labels, light = _place_cells(shape, look, rng)
+    if look.least_voxels:
+        _leave_whole(labels, light, look.least_voxels)
     _add_speckles(light, look, rng)
     _add_streaks(light, look, rng)
     light = ndimage.gaussian_filter(light, look.blur, mode="nearest")
@@ -89,7 +123,7 @@ def make_volume(
 def _place_cells(
     shape: Triple, look: Look, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Ellipsoids in clumps; where two overlap, a voxel belongs to the nearer one."""
+    """Ellipsoids and tubes in clumps; where two overlap, a voxel belongs to the nearer one."""
     labels = np.zeros(shape, np.int32)
     light = np.zeros(shape, np.float32)
     depth = np.full(shape, 1.0, np.float32)
@@ -103,15 +137,41 @@ def _place_cells(
         else:
             way = rng.normal(size=3)
             centre = np.clip(centre + 1.7 * radius * way / np.linalg.norm(way), 0, shape)
-        where, distance = _ellipsoid(shape, centre, radius, rng)
+        if look.tube_share and rng.random() < look.tube_share:
+            where, distance = _tube(shape, centre, look, rng)
+        else:
+            where, distance = _ellipsoid(shape, centre, radius, rng)
+        taken = np.count_nonzero(labels[where][distance < 1])
+        if taken > look.overlap * np.count_nonzero(distance < 1):
+            continue
         inside = distance < depth[where]
         labels[where][inside] = number
         depth[where][inside] = distance[inside]
         dim = rng.random() < look.dim_share
         light[where][inside] = rng.uniform(0.28, 0.4) if dim else rng.uniform(0.6, 1.1)
     # Membranes between touching cells are a little darker.
-    light *= 0.75 + 0.25 * np.clip(1.6 * (1.0 - depth), 0.0, 1.0)
+    light *= (1 - look.membrane) + look.membrane * np.clip(
+        look.membrane_slope * (1.0 - depth), 0.0, 1.0
+    )
     return labels, light
+
+
+def _leave_whole(labels: npt.NDArray[np.int32], light: npt.NDArray[np.float32], least: int) -> None:
+    """Keep the largest piece (6-connected) of each cell, and renumber those of `least` voxels."""
+    count = 0
+    for number, where in enumerate(ndimage.find_objects(labels), start=1):
+        if where is None:
+            continue
+        pieces, _ = ndimage.label(labels[where] == number)
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        largest = int(sizes.argmax())
+        keeps = bool(sizes[largest] >= least)
+        count += keeps
+        gone = (pieces > 0) & ((pieces != largest) | (not keeps))
+        labels[where][gone] = 0
+        light[where][gone] = 0
+        labels[where][(pieces == largest) & keeps] = count
 
 
 def _ellipsoid(
@@ -131,6 +191,31 @@ def _ellipsoid(
     )
     turned = np.tensordot(turn / axes[:, None], np.stack(grid), axes=1)
     return where, np.sqrt(np.square(turned).sum(axis=0)).astype(np.float32)
+
+
+def _tube(
+    shape: Triple, centre: npt.NDArray[np.float64], look: Look, rng: np.random.Generator
+) -> tuple[tuple[slice, ...], npt.NDArray[np.float32]]:
+    """Slices around a tube bent about `centre`, and the distance there: 1 on its surface.
+
+    Its middle line is a parabola; the distance is that to the nearest of its points, a third of a
+    radius apart at most.
+    """
+    radius, length = rng.uniform(*look.tube_radius), rng.uniform(*look.tube_length)
+    along, across = np.linalg.qr(rng.normal(size=(3, 2)))[0].T
+    steps = np.linspace(-1, 1, 1 + int(np.ceil(3 * length / radius)))[:, None]
+    bend = rng.uniform(0, 0.35) * length
+    points = centre + 0.5 * length * steps * along + bend * (0.5 - steps**2) * across
+    where = tuple(
+        slice(max(0, int(lo - radius) - 1), max(0, min(n, int(hi + radius) + 2)))
+        for lo, hi, n in zip(points.min(0), points.max(0), shape, strict=True)
+    )
+    lines = [np.arange(s.start, s.stop) for s in where]
+    nearest = np.full([len(line) for line in lines], np.inf)
+    for point in points:
+        z, y, x = (np.square(line - at) for line, at in zip(lines, point, strict=True))
+        np.minimum(nearest, z[:, None, None] + y[:, None] + x, out=nearest)
+    return where, (np.sqrt(nearest) / radius).astype(np.float32)
 
 
 def _add_speckles(light: npt.NDArray[np.float32], look: Look, rng: np.random.Generator) -> None:

@@ -149,7 +149,10 @@ def test_the_bundled_model_knows_cells():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("demo:nothing", "no bundled model 'demo:nothing'; bundled: demo:semantic"),
+        (
+            "demo:nothing",
+            "'demo:nothing'; bundled: demo:flows, demo:panoptic, demo:semantic",
+        ),
         ("no/such/folder", "does not exist; a model is demo:NAME"),
         ("resnet:50", "of no known form"),
         ("ftp://host/model", "scheme 'ftp' is not allowed"),

@@ -26,6 +26,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEVELOPERS = {"test", "light"}
 
 WEIGHTS = {
+    "demo-flows/card.yaml": "7a7eba0bbfeb42155821e260ad40533d3371e5520081bda4895959fce2b732ac",
+    "demo-flows/weights.safetensors": (
+        "3f5a6badc866ba7341b107df036652e2027d8a2dd846618afaf6147e9478f4ff"
+    ),
+    "demo-panoptic/card.yaml": "0bfecd0661f81cc85eb9cd3e120d9517ebb6b5eb557b6c75d64370e45961f7d2",
+    "demo-panoptic/weights.safetensors": (
+        "724624eee167831bffada96dc756043a6f86364a1087f4df6d71c547ec0af677"
+    ),
     "demo-semantic/card.yaml": "72390f26efd49c954b24b7aea226a74230f0b0cdde59390127a0025e2c89191e",
     "demo-semantic/weights.safetensors": (
         "49ce1f1959c9675c0f5b313b2b392d3c216dd71219c54aaab6dd959fd2a71713"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from orthoflow.errors import BadInput
-from orthoflow.training.synthetic import Look, make_volume
+from orthoflow.training.synthetic import OBJECTS, Look, make_volume
 
 SHAPE = (40, 96, 128)
 
@@ -53,6 +54,56 @@ def test_cells_are_bright_under_noise_and_blurred_most_along_z(volume):
     still = make_volume(SHAPE, seed=3, look=Look(photons=1e9, read_noise=0.0)).image.astype(float)
     bends = [np.abs(np.diff(still, n=2, axis=axis)).mean() for axis in range(3)]
     assert bends[0] < 0.8 * min(bends[1:])
+
+
+def test_a_seed_of_the_usual_look_stays_what_it_was(volume):
+    """Bundled models were trained on these bytes."""
+    content = volume.image.tobytes() + volume.labels.tobytes()
+    assert hashlib.sha256(content).hexdigest() == (
+        "eeec6cbe4dd557461a56c3a45063f81e2a954ddefc12f605aa1c2d2cb750e951"
+    )
+
+
+@pytest.fixture(scope="module")
+def objects():
+    return make_volume(SHAPE, seed=3, look=OBJECTS)
+
+
+def test_objects_are_whole_numbered_and_touch(objects):
+    labels = objects.labels
+    numbers = np.unique(labels)
+    np.testing.assert_array_equal(numbers, np.arange(len(numbers)))
+    assert len(numbers) > 10
+    for number in numbers[1:]:
+        inside = labels == number
+        assert ndimage.label(inside)[1] == 1
+        assert np.count_nonzero(inside) >= OBJECTS.least_voxels
+    clumps = ndimage.label(labels > 0)[1]
+    assert clumps < len(numbers) - 1
+    assert 0.1 < (labels > 0).mean() < 0.4
+
+
+def test_a_membrane_shows_where_objects_touch():
+    quiet = replace(OBJECTS, photons=1e9, read_noise=0.0, dim_share=0.0)
+    quiet = replace(quiet, speckles_per_megavoxel=0, streaks_per_megavoxel=0)
+    volume = make_volume((48, 96, 96), seed=8, look=quiet)
+    image, labels = volume.image.astype(float), volume.labels
+    deep = ndimage.distance_transform_edt(labels > 0) > 4
+    low, high = ndimage.minimum_filter(labels, 3), ndimage.maximum_filter(labels, 3)
+    wall = deep & (low != high)
+    assert wall.sum() > 200
+    assert image[wall].mean() < image[deep & ~ndimage.binary_dilation(wall, iterations=2)].mean()
+
+
+def test_tubes_are_longer_than_wide():
+    tubes = make_volume((64, 64, 64), seed=1, look=replace(OBJECTS, tube_share=1.0))
+    lengths = []
+    for number in range(1, tubes.labels.max() + 1):
+        points = np.argwhere(tubes.labels == number)
+        spread = np.sqrt(np.linalg.eigvalsh(np.cov(points.T)))
+        lengths.append(spread[2] / spread[0])
+    assert len(lengths) >= 8
+    assert np.median(lengths) > 3
 
 
 def test_too_thin_is_refused():

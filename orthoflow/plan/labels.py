@@ -1,0 +1,141 @@
+"""Per-plane labels made elsewhere, and options, to what a consensus of them writes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.box import Box, parse_roi
+from orthoflow.geometry.levels import pyramid_levels
+from orthoflow.geometry.output import ArraySpec, OutputSpec
+from orthoflow.plan import blocks as blocking
+from orthoflow.reduce.engine import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    from orthoflow.geometry.box import Triple
+    from orthoflow.geometry.facts import VolumeFacts
+    from orthoflow.options import Options
+
+_MICROMETRES = {
+    **dict.fromkeys(("um", "micrometer"), 1.0),
+    **dict.fromkeys(("nm", "nanometer"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter"), 1e3),
+}
+_SIZE = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*?)\s*(\^?3)?\s*", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPlan:
+    """What a consensus of per-plane labels writes, and by which rule."""
+
+    region: Box
+    block: Triple
+    output: OutputSpec
+    rule: Rule
+
+
+def plan_labels(facts: Mapping[str, VolumeFacts], options: Options) -> LabelPlan:
+    """Decide what a consensus of these labels, by orientation, writes.
+
+    Raises
+    ------
+    BadInput
+        If the labels and the options do not go together; nothing was created.
+    """
+    first = next(iter(facts.values()))
+    for name, one in facts.items():
+        if one.shape != first.shape:
+            raise BadInput(
+                f"{name} labels {one.name} have shape {one.shape}, those of {first.name} "
+                f"{first.shape}; all axes are z, y, x of the same volume"
+            )
+        if one.channels != 1:
+            raise BadInput(f"{name} labels {one.name} have {one.channels} channels; pass --channel")
+    if options.votes > len(facts):
+        raise BadInput(
+            f"votes {options.votes} cannot be reached with {len(facts)} orientations; "
+            f"use 1 to {len(facts)}"
+        )
+    region = Box.whole(first.shape)
+    if options.roi is not None:
+        region = parse_roi(options.roi, first.shape)
+    arrays = label_arrays(options, tuple(facts))
+    chunk, shard, block = blocking.choose(region.shape, options, patch=1, copies=len(arrays))
+    levels = pyramid_levels(region.shape, first.voxel_size, chunk, shard, count=options.levels)
+    voxel = first.voxel_size or (1.0, 1.0, 1.0)
+    z, y, x = (t + a * v for t, a, v in zip(first.translation, region.start, voxel, strict=True))
+    output = OutputSpec(
+        arrays=tuple(replace(array, levels=levels) for array in arrays),
+        ome_version=cast("Literal['0.5', '0.4']", options.ome_version),
+        voxel_size=first.voxel_size,
+        unit=first.unit,
+        translation=(z, y, x),
+        compression=options.compression_level,
+    )
+    return LabelPlan(region, block, output, rule_of(options, first))
+
+
+def label_arrays(options: Options, orientations: tuple[str, ...]) -> list[ArraySpec]:
+    """Arrays of instances, without levels, which all have the same."""
+    names = [f"labels/{options.name}"]
+    if options.keep_stacks:
+        names += [f"stacks/{name}" for name in orientations]
+    return [ArraySpec(name, "labels", "uint32", 0, (), "labels") for name in names]
+
+
+def rule_of(options: Options, facts: VolumeFacts) -> Rule:
+    """How instances are found, every size in voxels."""
+    return Rule(
+        instances=cast("Literal['components', 'empanada']", options.instances),
+        votes=options.votes,
+        min_size=_voxels("min_size", options.min_size, facts, axes=3),
+        min_extent=_voxels("min_extent", options.min_extent, facts, axes=1),
+        allow_one_view=options.allow_one_view,
+        merge_iou=options.merge_iou,
+        merge_ioa=options.merge_ioa,
+        cluster_iou=options.cluster_iou,
+    )
+
+
+def _voxels(name: str, text: str, facts: VolumeFacts, *, axes: int) -> Any:
+    """A size in voxels: the least whole number that is not smaller than what was given.
+
+    A length is taken along the axis of the largest voxels.
+    """
+    found = _SIZE.fullmatch(text)
+    unit = found[2].lower() if found else ""
+    if found is None or (unit and unit not in _MICROMETRES):
+        shown = "0.5um3" if axes == 3 else "0.3um"
+        raise BadInput(f"{name} {text!r} is no size; use voxels, as in 500, or {shown}")
+    try:
+        number = float(found[1])
+    except ValueError as error:
+        raise BadInput(f"{name} {text!r} is no number; use voxels, as in 500") from error
+    if bool(found[3]) != (axes == 3 and bool(unit)):
+        wanted = "a volume, as in 0.5um3" if axes == 3 else "a length, as in 0.3um"
+        raise BadInput(f"{name} {text!r} is no size of its kind; use {wanted}")
+    if not unit:
+        if number != int(number):
+            raise BadInput(f"{name} {text!r} is no whole number of voxels; use one")
+        return int(number)
+    own = _MICROMETRES.get(facts.unit or "")
+    if facts.voxel_size is None or own is None:
+        raise BadInput(
+            f"{name} {text!r} has a unit and the volume states no voxel size; pass --voxel-size, "
+            "or give voxels"
+        )
+    sides = [side * own for side in facts.voxel_size]
+    if axes == 1:
+        return _ceil(number * _MICROMETRES[unit] / max(sides))
+    return _ceil(number * _MICROMETRES[unit] ** 3 / (sides[0] * sides[1] * sides[2]))
+
+
+def _ceil(number: float) -> int:
+    """The next whole number; what is within rounding of one is that."""
+    nearest = round(number)
+    return nearest if abs(number - nearest) < 1e-9 * max(1.0, number) else int(number) + 1
