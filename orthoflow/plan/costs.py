@@ -160,12 +160,15 @@ def _resampling_voxels(plan: Plan, read: Triple, working: Triple) -> int:
 
 def require_memory(plan: Plan, limit: int) -> None:
     """Refuse a plan whose tasks need more than `limit` bytes."""
-    need = total_work(plan).peak_bytes
+    need, fixed = total_work(plan).peak_bytes, fixed_bytes(plan)
     if need > limit:
         smaller = ",".join(str(max(1, side // 2)) for side in plan.block)
+        remedy = f"use a smaller block, such as {smaller} with a shard of it, or batch_size 1"
+        if fixed > limit:
+            remedy = "no block is small enough: allow more, or use batch_size 1 or a smaller tile"
         raise BadInput(
             f"memory_limit {limit:,} bytes: a block of {','.join(map(str, plan.block))} needs "
-            f"{need:,}; use a smaller block, such as {smaller} with a shard of it, or batch_size 1"
+            f"{need:,}, of which the process, the network and a batch take {fixed:,}; {remedy}"
         )
 
 
