@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from orthoflow.plan.census import Extent
     from orthoflow.plan.plan import Plan
 
-# Interpreter, torch, zarr and Dask, with one tiny block done: 392 MiB in the calling process, 433
-# in a worker process of Dask's (Linux, torch 2.13; tests/test_promises_plan.py does it again).
-PROCESS_BYTES = 420 * 2**20
+# Interpreter, torch and zarr, with one tiny block done: 330 MiB in a calling process, 278 in a
+# worker process of Dask's (Linux, torch 2.13; tests/test_promises_plan.py does it again).
+PROCESS_BYTES = 320 * 2**20
 # What does not grow with the block: the slab that is voted on, buffers of the writer, scratch
 # memory of convolutions. Measured runs less all other terms leave -8 to 45 MiB, most with 3-D nets.
 _SCRATCH_BYTES = 24 * 2**20

@@ -185,7 +185,9 @@ class Fleet:
     def client(self):
         from distributed import Client
 
-        with Client(self.address, timeout=20) as one:
+        # Some are used while a run has a client of its own: the last one to close is not the
+        # last one to open, and each would put back what it found as the default.
+        with Client(self.address, timeout=20, set_as_default=False) as one:
             yield one
 
     def pids(self):
