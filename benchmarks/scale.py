@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import _measure as measure
+from _nothing import no_op
 
 MILLION = (102_400, 102_400, 102_400)
 BLOCK = 1024
@@ -89,7 +90,7 @@ def first(_: argparse.Namespace) -> None:
     """From the volume's facts to the first task."""
     import distributed
 
-    from orthoflow import driver, graph, pipeline, work
+    from orthoflow import driver, graph, pipeline
     from orthoflow.records import Done, run_record, settings_of
     from orthoflow.stores.ledger import Outline
 
@@ -116,26 +117,19 @@ def first(_: argparse.Namespace) -> None:
         )
     except Enough:
         seconds["first_task_s"] = time.perf_counter() - began
-    del text, pipeline, distributed, work  # a driver has them
+    del text, pipeline, distributed  # a driver has them
     now = process_facts(os.getpid())["rss_mb"]
     measure.answer(blocks=plan.block_count, **seconds, rss_loaded_mb=loaded, rss_mb=now)
 
 
-def no_op(_job: Any, _part: Any, block: Any, _voxels: Any = None) -> Any:
-    """What a block gives, without a block."""
-    from orthoflow.job import Tally
-
-    return Tally(blocks=1, voxels=block.voxels)
-
-
 def window(arguments: argparse.Namespace) -> None:
     """Blocks that do nothing: what is left is the scheduler's and the driver's work."""
-    from distributed import Client
-
-    from orthoflow import driver, graph, work
+    from orthoflow import driver, graph
+    from orthoflow.cluster import connect
     from orthoflow.job import Job
+    from orthoflow.options import Options
 
-    work.run_block = no_op
+    graph.Step = lambda _: no_op  # type: ignore[assignment,misc]
     plan = million_plan()
     parcel = graph.Parcel.of(Job(plan, model_ref(), None, None, "out", FINGERPRINT))
     jobs = plan.block_count // arguments.blocks
@@ -148,7 +142,7 @@ def window(arguments: argparse.Namespace) -> None:
             marks.pop(0)
             seen.append({name: process_facts(pid) for name, pid in pids.items()})
 
-    with Client(arguments.address) as client:
+    with connect(Options(scheduler=arguments.address)) as client:
         client.wait_for_workers(1)
         began = time.perf_counter()
         outcome = driver.run_blocks(
@@ -243,7 +237,8 @@ def rerun(arguments: argparse.Namespace) -> None:
 @contextmanager
 def scheduler() -> Iterator[tuple[str, int]]:
     """A scheduler and a worker of 16 threads, a process each: address, scheduler's process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    here = str(Path(__file__).parent)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": here}
 
     def begin(*command: str) -> subprocess.Popen[bytes]:
         module = [sys.executable, "-m", f"distributed.cli.dask_{command[0]}"]

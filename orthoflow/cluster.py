@@ -25,6 +25,7 @@ _log = logging.getLogger("orthoflow")
 _TIMEOUT = 20.0
 _GPU_THREADS = 3
 _LOOPBACK = "127.0.0.1"
+_MESSAGES_KEPT = 50
 _LOOPBACK_PORT = f"{_LOOPBACK}:0"
 _CERTIFICATES = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
 # Files and sockets: connections to stores and a scheduler; pipes and connections of a worker that
@@ -60,12 +61,19 @@ def connect(options: Options, client: Client | None = None) -> Iterator[Client |
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep Dask's client from printing tracebacks when its scheduler goes; we say it in a line."""
+    """Keep Dask's client from printing tracebacks when its scheduler goes; we say it in a line.
+
+    And from keeping the last thousand messages, with their tasks, to look at them afterwards.
+    """
+    import dask  # noqa: PLC0415 - planning needs no Dask
+    import distributed  # noqa: F401, PLC0415 - what is set before it brings its settings undoes them
+
     log = logging.getLogger("distributed.client")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        yield
+        with dask.config.set({"distributed.admin.low-level-log-length": _MESSAGES_KEPT}):
+            yield
     finally:
         log.setLevel(level)
 

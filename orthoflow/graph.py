@@ -7,8 +7,9 @@ scheduler (`Submit`) or into plain calls (`Direct`), so that all three give the 
 from __future__ import annotations
 
 import functools
+import importlib
+import lzma
 import pickle
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +29,18 @@ Node = Any
 """A task's result, now or later: a value, a future or a graph key."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A function of `work`, looked up where it runs: it needs torch, and a driver does not."""
+
+    name: str
+
+    def __call__(self, *args: Any) -> Any:
+        """Take the step."""
+        work = importlib.import_module("orthoflow.work")
+        return getattr(work, self.name)(*args)
+
+
 class Maker(Protocol):
     """Makes tasks; `label` is what the dashboard groups by, `place` tells one from another."""
 
@@ -42,15 +55,13 @@ def written(
     maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None
 ) -> dict[Box, Node]:
     """Per block a node that has written its results and gives a `job.Tally`."""
-    from orthoflow import work  # noqa: PLC0415 - imports torch, which a pyramid does not need
-
     if len(part.blocks) == 1:
         (block,) = part.blocks
         voxels = _voxels(maker, plan, part, block, array)
-        task = maker.task("block", str(block), work.run_block, job, part, block, voxels)
+        task = maker.task("block", str(block), Step("run_block"), job, part, block, voxels)
         return {block: task}
     return {
-        block: maker.task("write", str(block), work.finish_and_write, job, block, *nodes)
+        block: maker.task("write", str(block), Step("finish_and_write"), job, block, *nodes)
         for block, nodes in _sums(maker, plan, part, job, array).items()
     }
 
@@ -59,10 +70,8 @@ def finished(
     maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None, wanted: list[str]
 ) -> dict[tuple[str, Box], Node]:
     """Per result and block a node that gives it as a NumPy array; each is computed by itself."""
-    from orthoflow import work  # noqa: PLC0415 - imports torch
-
     return {
-        (name, block): maker.task(name, str(block), work.finish_one, job, block, name, *nodes)
+        (name, block): maker.task(name, str(block), Step("finish_one"), job, block, name, *nodes)
         for block, nodes in _sums(maker, plan, part, job, array).items()
         for name in wanted
     }
@@ -72,13 +81,11 @@ def _sums(
     maker: Maker, plan: Plan, part: Part, job: Node, array: da.Array | None
 ) -> dict[Box, list[Node]]:
     """Per block the nodes whose sums it needs: its own task's, and its neighbours' rims."""
-    from orthoflow import work  # noqa: PLC0415 - imports torch
-
     own = {
         block: maker.task(
             "infer",
             str(block),
-            work.infer,
+            Step("infer"),
             job,
             part,
             block,
@@ -90,7 +97,7 @@ def _sums(
     for giver in part.blocks:
         for taker in plan.neighbours(part, giver):
             place = f"{giver}>{taker}"
-            needed[taker].append(maker.task("rim", place, work.rim, job, own[giver], taker))
+            needed[taker].append(maker.task("rim", place, Step("rim"), job, own[giver], taker))
     return needed
 
 
@@ -142,13 +149,13 @@ class Parcel:
     def of(cls, value: Any) -> Parcel | None:
         """A value's parcel; None for one that is too large to travel so often."""
         # Dask keeps the last thousand messages to every worker, and a plan's grids repeat a lot.
-        content = zlib.compress(pickle.dumps(value))
+        content = lzma.compress(pickle.dumps(value), lzma.FORMAT_ALONE)
         return cls(content) if len(content) <= _PARCEL_BYTES else None
 
 
 @functools.lru_cache(maxsize=4)
 def _opened(content: bytes) -> Any:
-    return pickle.loads(zlib.decompress(content))
+    return pickle.loads(lzma.decompress(content))
 
 
 def _unpacked(function: Callable[..., Any], *args: Any) -> Any:

@@ -65,7 +65,7 @@ def find_source(volume: Any, options: Options) -> Source:
             storage_options=dict(options.storage_option),
             missing=options.missing_input,
         )
-        return Source(_with_voxel_size(describe(ref), options), ref, None)
+        return Source(_described(ref, options), ref, None)
     if hasattr(volume, "dims") and hasattr(volume, "coords"):
         return _from_xarray(volume, options)
     if hasattr(volume, "shape") and hasattr(volume, "dtype"):
@@ -76,11 +76,22 @@ def find_source(volume: Any, options: Options) -> Source:
     )
 
 
+def _described(ref: VolumeRef, options: Options) -> VolumeFacts:
+    """Facts of a file, whose voxel size may be given instead."""
+    if options.voxel_size is None:
+        return describe(ref)
+    size = triple("voxel_size", options.voxel_size)
+    return describe(ref, voxel_size=size, unit="micrometer")
+
+
 def _with_voxel_size(facts: VolumeFacts, options: Options) -> VolumeFacts:
     if options.voxel_size is None:
         return facts
-    z, y, x = triple("voxel_size", options.voxel_size)
-    return replace(facts, voxel_size=(z, y, x), unit="micrometer")
+    z, y, x = size = triple("voxel_size", options.voxel_size)
+    stated = facts.voxel_size or (1.0, 1.0, 1.0)
+    moved = zip(facts.translation, stated, size, strict=True)
+    z0, y0, x0 = (place / was * now for place, was, now in moved)
+    return replace(facts, voxel_size=(z, y, x), unit="micrometer", translation=(z0, y0, x0))
 
 
 def _from_array(array: Any, options: Options, name: str = "memory") -> Source:
@@ -128,7 +139,7 @@ def _from_xarray(data: xr.DataArray, options: Options) -> Source:
         ref = remembered[1]
         if options.missing_input == "fill":
             ref = replace(ref, missing="fill")
-        return Source(_with_voxel_size(describe(ref), options), ref, None)
+        return Source(_described(ref, options), ref, None)
     axes = "".join(str(d) for d in data.dims)
     axes = options.axes or (axes if set(axes) <= set("czyx") else None)  # type: ignore[assignment]
     source = _from_array(data.data, replace(options, axes=axes), str(data.name or "memory"))

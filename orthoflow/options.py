@@ -73,7 +73,7 @@ class Options:
     axes: str | None = _wish(None, "text", _IN, "axes of the array where the file does not say, such as zyx or xyzc")
     time: int | None = _wish(None, "int", _IN, "time point of an input with a time axis", low=0)
     channel: int | None = _wish(None, "int", _IN, "channel to use (all by default)", low=0)
-    voxel_size: tuple[float, ...] | None = _wish(None, "floats", _IN, "physical voxel size z,y,x in micrometres, where the file states none or a wrong one", low=0)
+    voxel_size: tuple[float, ...] | None = _wish(None, "floats", _IN, "physical voxel size z,y,x in micrometres, where the file states none or a wrong one")
     nan_policy: str = _wish("fail", "text", _IN, "NaN or infinity in the input: fail the block, or read as zero", choices=("fail", "zero"))
     missing_input: str = _wish("fail", "text", _IN, "stored chunks of the input that are not there: fail the block, or read as the fill value (for volumes that leave out empty chunks)", choices=("fail", "fill"))
     roi: str | None = _wish(None, "text", _IN, "region z0:z1,y0:y1,x0:x1 to segment; equals the crop of the full run")
@@ -89,7 +89,7 @@ class Options:
     border: int | None = _wish(None, "int", _GEO, "zero rows between a stripe and the tile's edge at least", low=0, aliases=("pack-border",))
     stripe_starts: str = _wish("balanced", "text", _GEO, "stripes in phase with spare rows shared, or as the packed Cellpose fork has them", choices=("balanced", "seed"))
     weighting: str = _wish("gaussian", "text", _GEO, "blending weights over a patch", choices=("gaussian", "taper", "border", "uniform"))
-    sigma_scale: float = _wish(8.0, "float", _GEO, "Gaussian weights: sigma = patch / sigma_scale", aliases=("sigma",))
+    sigma_scale: float = _wish(8.0, "float", _GEO, "Gaussian weights: sigma = patch / sigma_scale", high=64, aliases=("sigma",))
     downsample: tuple[float, ...] = _wish((1.0,), "floats", _GEO, "shrink the volume before the network, one factor or z,y,x")
     diameter: float | None = _wish(None, "float", _GEO, "diameter of the objects in pixels; y and x shrink by 30 / diameter (or the card's)")
     anisotropy: float | None = _wish(None, "float", _GEO, "z spacing over y/x spacing; planes are interpolated along z by it")
@@ -323,9 +323,15 @@ def _check_range(name: str, value: Any, wish: Wish) -> None:
         if isinstance(number, float) and not math.isfinite(number):
             raise BadInput(f"{name} {_text(value)} is not finite; use a number")
         if wish.low is not None and number < wish.low:
-            raise BadInput(f"{name} {_text(value)} is too small; use at least {wish.low:g}")
+            raise BadInput(f"{name} {_text(value)} is too small; use {_range_text(wish)}")
         if wish.high is not None and number > wish.high:
-            raise BadInput(f"{name} {_text(value)} is too large; use at most {wish.high:g}")
+            raise BadInput(f"{name} {_text(value)} is too large; use {_range_text(wish)}")
+
+
+def _range_text(wish: Wish) -> str:
+    if wish.low is None:
+        return f"at most {wish.high:g}"
+    return f"at least {wish.low:g}" if wish.high is None else f"{wish.low:g} to {wish.high:g}"
 
 
 def _convert(name: str, value: Any, wish: Wish) -> Any:

@@ -117,12 +117,10 @@ def model_ref(model: str | Path | Model | ModelRef, options: Options) -> ModelRe
 
 def on_device(options: Options, client: Client | None) -> Options:
     """Options with the device that the work will run on."""
-    from orthoflow.models.load import resolve_device  # noqa: PLC0415 - imports torch
-
+    find = graph.Step("device_of")
     if client is None:
-        return replace(options, device=str(resolve_device(options.device)))
-    found = client.submit(resolve_device, options.device, pure=False).result()
-    return replace(options, device=str(found))
+        return replace(options, device=find(options.device))
+    return replace(options, device=client.submit(find, options.device, pure=False).result())
 
 
 def check_memory(plan: Plan) -> None:
@@ -141,15 +139,13 @@ def prepared(
     Loads the network where the work will run, and looks at voxels if it has to: what fails here
     fails before anything is created.
     """
-    from orthoflow import work  # noqa: PLC0415 - imports torch
-
     maker = graph.Direct() if client is None else graph.Submit(client, token)
     samples = None
     if source.array is not None and job.plan.needs_statistics:
         boxes = sample_boxes(job.plan.facts.shape)
         samples = [maker.voxels(source.array, box) for box in boxes]
     grey = maker.task("statistics", "volume", jobs.measure, job, samples)
-    loaded = maker.task("model", "load", work.load, job)
+    loaded = maker.task("model", "load", graph.Step("load"), job)
     if client is None:
         return jobs.with_grey(job, grey), grey
     grey, _ = client.gather([grey, loaded])

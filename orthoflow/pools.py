@@ -238,6 +238,11 @@ class Workers:
             return question()
         except (OSError, TimeoutError, ClosedClientError) as error:
             raise self._lost() from error
+        except AttributeError as error:
+            # A client that has given its scheduler up asks None.
+            if self._client.scheduler is not None:
+                raise
+            raise self._lost() from error
 
     def _lost(self) -> RunInterrupted:
         return RunInterrupted(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 
 import numpy as np
 import torch
 import yaml
 import zarr
+from zarr.codecs import BytesCodec
 
 from orthoflow.models import Card, save_model
 from orthoflow.models.nets import UNet
@@ -58,8 +58,10 @@ def _make_volumes(folder):
         "big": volume.astype(">u2"),
         "bigger": volume.astype(">f4"),
     }
+    # zarr stores little-endian numbers of the dtypes above unless it is told otherwise.
+    ends = {"big": {"zarr_format": 2}, "bigger": {"serializer": BytesCodec(endian="big")}}
     for name, array in arrays.items():
-        stored(folder / f"{name}.zarr", array)
+        stored(folder / f"{name}.zarr", array, **ends.get(name, {}))
     stored(folder / "rgb.zarr", np.stack([volume] * 3), dimension_names=list("czyx"))
     stored(folder / "movie.zarr", np.stack([volume] * 3), dimension_names=list("tzyx"))
     stored(folder / "turned.zarr", volume.transpose(), dimension_names=list("xyz"))
@@ -70,6 +72,11 @@ def _make_odd_stores(folder):
     group = zarr.open_group(folder / "group.zarr", mode="w")
     for name in ("left", "right"):
         group.create_array(name, data=volume)
+    axes = [{"name": axis, "type": "space"} for axis in "zyx"]
+    flat = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0, 1, 1]}]}]
+    ome = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": flat}]}
+    image_group = zarr.open_group(folder / "flat.zarr", mode="w", attributes={"ome": ome})
+    image_group.create_array("0", data=volume)
     metadata = (folder / "in.zarr/zarr.json").read_text()
     for name, text in {
         "cut": metadata[: len(metadata) // 2],
@@ -96,12 +103,13 @@ def _make_models(folder):
     for name, changed in cards.items():
         shutil.copytree(folder / "tiny", folder / name)
         (folder / name / "card.yaml").write_text(yaml.safe_dump(changed))
-    (folder / "evil.pt").write_bytes(pickle.dumps({"weights": print}))
+    torch.save({"weights": print}, folder / "evil.pt")
     (folder / "evil.card.yaml").write_text(yaml.safe_dump(card))
     (folder / "cut.pt").write_bytes(b"PK\x03\x04 cut off")
     (folder / "cut.card.yaml").write_text(yaml.safe_dump(card))
     shutil.copytree(folder / "tiny", folder / "corrupt")
-    (folder / "corrupt/weights.safetensors").write_bytes(b"no weights")
+    whole = (folder / "tiny/weights.safetensors").read_bytes()
+    (folder / "corrupt/weights.safetensors").write_bytes(whole[: len(whole) // 2])
     shutil.copytree(folder / "tiny", folder / "bare")
     (folder / "bare/weights.safetensors").unlink()
     (folder / "code.pt2").write_bytes(b"PK")

@@ -120,6 +120,7 @@ def test_voxel_sizes_come_from_even_coordinates(volume):
     given = placed(volume, z=(z, "um"), y=(y, "um"), x=(x, "um"))
     facts = source_of(given, voxel_size=(4, 1, 1)).facts
     assert (facts.voxel_size, facts.unit) == ((4, 1, 1), "micrometer")
+    assert facts.translation == (2, 6, 0)  # the same voxels from the origin
 
 
 @pytest.mark.parametrize(

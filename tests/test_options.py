@@ -212,14 +212,14 @@ def test_an_option_under_two_names_is_refused():
     ("name", "value", "parts"),
     [
         # Row 13 of the bad-input matrix.
-        ("overlap", -0.1, ("overlap", "-0.1", "at least 0")),
-        ("overlap", 0.95, ("overlap", "0.95", "at most 0.9")),
-        ("overlap", 64, ("overlap", "64", "at most 0.9")),
+        ("overlap", -0.1, ("overlap", "-0.1", "0 to 0.9")),
+        ("overlap", 0.95, ("overlap", "0.95", "0 to 0.9")),
+        ("overlap", 64, ("overlap", "64", "0 to 0.9")),
         ("overlap", "nan", ("overlap", "nan", "not finite")),
         ("overlap", "a half", ("overlap", "'a half'", "a number")),
         # Row 21.
         ("voxel_size", (0, 1, 1), ("voxel_size", "0,1,1", "positive")),
-        ("voxel_size", (-4, 1, 1), ("voxel_size", "-4,1,1", "at least 0")),
+        ("voxel_size", (-4, 1, 1), ("voxel_size", "-4,1,1", "positive")),
         ("voxel_size", "4,nan,4", ("voxel_size", "4,nan,4", "not finite")),
         ("anisotropy", 0, ("anisotropy", "0", "positive")),
         ("diameter", "-30", ("diameter", "-30", "positive")),
@@ -232,6 +232,7 @@ def test_an_option_under_two_names_is_refused():
         # Row 25.
         ("sigma_scale", 0, ("sigma_scale", "0", "positive")),
         ("sigma", -8, ("sigma_scale", "-8", "positive")),
+        ("sigma", 65, ("sigma_scale", "65", "at most 64")),
         # Choices name what is near.
         ("weighting", "gausian", ("weighting", "'gausian'", "gaussian, taper", "mean gaussian?")),
         ("packing", "stripe", ("packing", "'stripe'", "auto, none, stripes", "mean stripes?")),
@@ -247,7 +248,7 @@ def test_an_option_under_two_names_is_refused():
         ("plane_weights", (1, -1), ("plane_weights", "1,-1", "at least 0")),
         ("plane_weights", (1, float("nan"), 1), ("plane_weights", "nan")),
         ("plane_weights", (1, float("inf"), 1), ("plane_weights", "inf")),
-        ("compression_level", 23, ("compression_level", "23", "at most 22")),
+        ("compression_level", 23, ("compression_level", "23", "1 to 22")),
         ("median", 4, ("median 4", "odd")),
         ("median", 0, ("median", "0", "at least 1")),
         ("threshold", 0, ("threshold 0", "0 < threshold < 1")),

@@ -148,6 +148,16 @@ def test_a_poisonous_block_of_a_group_gets_no_other_workers():
     assert ended["b"].reason is None
 
 
+def test_of_blocks_that_died_together_only_the_killer_fails():
+    """Both were on the worker; each runs once more with nothing beside it."""
+    outcomes = {"a": [Poison("killed", "one"), Poison("killed", "two")], "b": [Poison("", "one")]}
+    pool = Script(Clock(), outcomes=outcomes)
+    ended, _ = drive(pool, [["a"], ["b"], ["c"]])
+    assert ended["a"].reason == "killed"
+    assert (ended["b"].reason, ended["b"].result) == (None, "done b")
+    assert ended["c"].result == "done c"
+
+
 @pytest.mark.parametrize("error", [StoreRefused("403"), RunInterrupted("gone")])
 def test_what_concerns_the_whole_run_stops_it(error):
     pool = Script(Clock(), outcomes={3: [error]})

@@ -106,7 +106,8 @@ def _with_state(source: Source, card: Card, state: Mapping[str, torch.Tensor]) -
         if wanted.get(name) != given.get(name):
             raise BadInput(
                 f"weights of {source.name!r} do not fit the card's architecture: {name} is "
-                f"{given.get(name, 'missing')}, wanted {wanted.get(name, 'no such tensor')}"
+                f"{given.get(name, 'missing')}, wanted {wanted.get(name, 'no such tensor')}; "
+                "correct the card, or give the weights that it describes"
             )
     floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     net.load_state_dict(floats, assign=True)

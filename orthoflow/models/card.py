@@ -236,9 +236,12 @@ def check_channels(card: Card, channels: int) -> None:
         With both numbers.
     """
     if card.channels != channels:
+        remedy = f"give a volume of {card.channels}"
+        if card.channels == 1:
+            remedy = f"choose one with --channel, 0 to {channels - 1},"
         raise BadInput(
             f"model {card.name!r} takes {card.channels} channel{'s' * (card.channels != 1)}, the "
-            f"volume has {channels}; select channels of the volume or take another model"
+            f"volume has {channels}; {remedy} or take another model"
         )
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from orthoflow.plan.census import Extent
     from orthoflow.plan.plan import Plan
 
-# Interpreter, torch, zarr and Dask, with one tiny block done: 392 MiB in the calling process, 433
-# in a worker process of Dask's (Linux, torch 2.13; tests/test_promises_plan.py does it again).
-PROCESS_BYTES = 420 * 2**20
+# Interpreter, torch and zarr, with one tiny block done: 330 MiB in a calling process, 278 in a
+# worker process of Dask's (Linux, torch 2.13; tests/test_promises_plan.py does it again).
+PROCESS_BYTES = 320 * 2**20
 # What does not grow with the block: the slab that is voted on, buffers of the writer, scratch
 # memory of convolutions. Measured runs less all other terms leave -8 to 45 MiB, most with 3-D nets.
 _SCRATCH_BYTES = 24 * 2**20
@@ -160,12 +160,15 @@ def _resampling_voxels(plan: Plan, read: Triple, working: Triple) -> int:
 
 def require_memory(plan: Plan, limit: int) -> None:
     """Refuse a plan whose tasks need more than `limit` bytes."""
-    need = total_work(plan).peak_bytes
+    need, fixed = total_work(plan).peak_bytes, fixed_bytes(plan)
     if need > limit:
         smaller = ",".join(str(max(1, side // 2)) for side in plan.block)
+        remedy = f"use a smaller block, such as {smaller} with a shard of it, or batch_size 1"
+        if fixed > limit:
+            remedy = "no block is small enough: allow more, or use batch_size 1 or a smaller tile"
         raise BadInput(
             f"memory_limit {limit:,} bytes: a block of {','.join(map(str, plan.block))} needs "
-            f"{need:,}; use a smaller block, such as {smaller} with a shard of it, or batch_size 1"
+            f"{need:,}, of which the process, the network and a batch take {fixed:,}; {remedy}"
         )
 
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 # CPU milliseconds for one task, and memory, of a scheduler and of a driver:
 # `python benchmarks/scale.py --only window`, on two shared cores.
-SCHEDULER_MS = 1.7
-DRIVER_MS = 1.4
-SCHEDULER_BYTES = 102e6
-DRIVER_BYTES = 291e6
+SCHEDULER_MS = 1.0
+DRIVER_MS = 0.9
+SCHEDULER_BYTES = 115e6
+DRIVER_BYTES = 83e6
 # What one prefix of S3 serves in a second before it asks to slow down, and list prices of a
 # request in dollars (us-east-1, S3 Standard): as its documentation states, not measured here.
 PREFIX_GETS, PREFIX_PUTS = 5500, 3500

@@ -277,7 +277,8 @@ def probe_write(
             fs.rm_file(path)
         except FileNotFoundError as error:
             raise StoreRefused(
-                f"cannot write to {place}: no such bucket or container; create it, or mend the url"
+                f"cannot write to {place}: no such bucket or container; "
+                "create it or correct the url"
             ) from error
 
 

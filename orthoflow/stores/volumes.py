@@ -172,7 +172,13 @@ def describe(
     stored = _at_start(place, lambda: FORMATS[ref.kind].inspect(place, ref.array))
     sizes = dict(zip(ref.axes, stored.shape, strict=True))
     channels = 1 if ref.channel is not None else sizes.get("c", 1)
-    size, translation, stated_unit = _calibration(ref, stored)
+    try:
+        size, translation, stated_unit = _calibration(ref, stored)
+    except BadInput:
+        if voxel_size is None:
+            raise
+        # What is given takes the place of a size that cannot be; where it begins nobody knows.
+        size, translation, stated_unit = None, (0.0, 0.0, 0.0), None
     if voxel_size is not None:
         wished = require_voxel_size(tuple(voxel_size), "the given")
         moved = zip(translation, size or (1.0, 1.0, 1.0), wished, strict=True)

@@ -98,7 +98,12 @@ def test_a_run_that_is_stopped_says_how_to_go_on(capsys, monkeypatch, number):
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(pipeline, "run", stopped)
-    code, out, err = call(capsys, *run_line("--quiet"))
+    # What runs behind a shell's prompt does not hear Ctrl-C; these tests may.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, out, err = call(capsys, *run_line("--quiet"))
+    finally:
+        signal.signal(signal.SIGINT, heard)
     assert (code, out) == (cli.EXIT_INTERRUPTED, "")
     assert err == (
         "orthoflow: interrupted; what is done is kept: run the same command with --resume\n"

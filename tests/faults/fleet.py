@@ -113,10 +113,10 @@ def serve(kind, pipe, environment, address, settings):
     os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     dask.config.set(settings)
-    asyncio.run(_serve(kind, pipe, address))
+    asyncio.run(_serve(kind, pipe, address, environment))
 
 
-async def _serve(kind, pipe, address):
+async def _serve(kind, pipe, address, environment):
     import asyncio
 
     from distributed import Nanny, Scheduler
@@ -125,7 +125,9 @@ async def _serve(kind, pipe, address):
     if kind == "scheduler":
         server = Scheduler(port=0, **{**keywords, "dashboard_address": "127.0.0.1:0"})
     else:
+        # A worker is forked from where this process was: it does not inherit its environment.
         keywords |= {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
+        keywords["env"] = environment
         server = Nanny(address, **keywords)
     async with server:
         pipe.send(server.address)
@@ -183,7 +185,9 @@ class Fleet:
     def client(self):
         from distributed import Client
 
-        with Client(self.address, timeout=20) as one:
+        # Some are used while a run has a client of its own: the last one to close is not the
+        # last one to open, and each would put back what it found as the default.
+        with Client(self.address, timeout=20, set_as_default=False) as one:
             yield one
 
     def pids(self):

@@ -24,6 +24,8 @@ SMALL, LARGE = (16, 24, 32), (24, 48, 48)
 
 ALONE = {"tile": 8, "overlap": 0.0, "packing": "none", "part": 1}
 """Every patch lies in one block: a voxel's order reaches one block, and counts are exact."""
+SHARDED = {**ALONE, "chunk": 4}
+"""Objects of several chunks; of level 1 some reach beyond the border, and are never full."""
 GROUPED = {"tile": 8, "overlap": 0.0, "packing": "none"}
 """The same blocks, in parts of many: the tasks of a part wait for each other."""
 WOVEN = {"tile": 16, "overlap": 0.25}
@@ -154,6 +156,12 @@ class Scene:
 
     def record(self, name="report"):
         return json.loads(self.files()[f"orthoflow/{name}.json"])
+
+
+def of_block(number, names):
+    """Of names of objects those that a block stores on level 0, with an axis of classes or not."""
+    ends = tuple("/0/c/{}{}/{}/{}".format(lead, *number) for lead in ("", "0/"))
+    return {name for name in names if name.endswith(ends)}
 
 
 def assert_same(found, expected):

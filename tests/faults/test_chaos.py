@@ -71,6 +71,7 @@ class Chaos:
     def ended(self):
         """Note how the driver ended; start the next one unless it was the last."""
         self.codes.append(self.driver.wait())
+        assert len(self.codes) < 2 * sum(FAULTS.values()), self.driver.said
         if self.codes[-1] == 0:
             return False
         self.start()

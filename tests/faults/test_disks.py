@@ -13,7 +13,16 @@ import pytest
 import zarr
 
 from tests.faults.drive import typed
-from tests.faults.scene import SIDE, TILES, Scene, assert_same
+from tests.faults.scene import (
+    ALONE,
+    SHARDED,
+    SIDE,
+    SMALL,
+    TILES,
+    Scene,
+    assert_same,
+    of_block,
+)
 
 
 @pytest.fixture
@@ -153,14 +162,16 @@ def test_f21_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
         assert scene.tiles <= (scene.blocks + 1) * TILES
 
 
+@pytest.mark.parametrize(
+    "scene", [(ALONE, SMALL), (SHARDED, SMALL)], indirect=True, ids=["alone", "sharded"]
+)
 def test_f22_what_lies_torn_at_a_blocks_place_is_overwritten_unread(scene, expected):
     """As an older program may have left it: cut, and longer than what belongs there."""
     scene.order(222, "raise", "always")
     scene.run(retries=0)
     number = scene.places[222]
-    names = [n for n in expected if n.endswith("/0/c/{}/{}/{}".format(*number))]
-    names += [n for n in expected if n.endswith("/0/c/0/{}/{}/{}".format(*number))]
-    assert names
+    names = sorted(of_block(number, expected) | {name for name in expected if "/1/c/" in name})
+    assert len(names) > 2
     for nth, name in enumerate(names):
         path = Path(scene.output) / name
         path.parent.mkdir(parents=True, exist_ok=True)

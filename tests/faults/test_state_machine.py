@@ -142,7 +142,7 @@ class Runs(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         # A few blocks are enough to know how long one takes.
-        self.patch.setattr("orthoflow.window._ENOUGH", 1)
+        self.patch.setattr("orthoflow.window._ENOUGH", 2)
         self.url = f"memory://{uuid.uuid4().hex}/out.zarr"
         self.now = 0.0
         self.driver = None

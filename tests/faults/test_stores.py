@@ -61,6 +61,7 @@ def storm(seconds, remote, local, caplog):
     caplog.set_level(logging.WARNING, "orthoflow")
     report = scene.run(progress=at)
     assert report["failed"] == {}
+    assert report["retries"] == 0
     assert faults[0].hits > 2
     assert scene.tiles == FEW * TILES
     assert_same(scene.objects(), local)
@@ -69,8 +70,10 @@ def storm(seconds, remote, local, caplog):
 
 def test_f14_a_storm_of_503_is_waited_out(remote, local, caplog, monkeypatch):
     monkeypatch.setattr("orthoflow.stores.patience._warnings._due", 0.0)
-    _, said = storm(1.0, remote, local, caplog)
+    fault, said = storm(1.0, remote, local, caplog)
     assert len(said) == 1
+    # Growing pauses: after 0.1, 0.2 and 0.4 s at the earliest, and then it is over.
+    assert fault.hits <= 4
 
 
 @pytest.mark.slow
@@ -109,6 +112,8 @@ def test_f15_broken_requests_are_made_again(remote, local, fault):
     at = At(1, lambda: made.append(proxy.inject(**fault, share=0.3, count=6, seed=5)))
     report = scene.run(progress=at)
     assert report["failed"] == {}
+    # Requests are made again, not blocks.
+    assert report["retries"] == 0
     assert made[0].hits > 3
     assert scene.tiles == FEW * TILES
     assert_same(scene.objects(), local)
@@ -169,6 +174,7 @@ def test_f17_hung_connections_are_given_up_and_made_again(remote, local):
     assert hung[0].hits == 3
     assert time.monotonic() - at.began < 20
     assert report["failed"] == {}
+    assert report["retries"] == 0
     assert_same(scene.objects(), local)
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.faults.scene import (
     WOVEN,
     assert_same,
     is_alive,
+    of_block,
 )
 
 pytestmark = pytest.mark.slow
@@ -102,46 +104,79 @@ def test_f2_nothing_torn_is_ever_seen(scene, fleet, expected):
     assert scene.partials() == []
 
 
-def die_before_marking():
+def die_before_marking(folder):
     """The block's data are stored, and then the process ends."""
     from orthoflow import blockio
 
-    blockio.create_marker = lambda *_: os._exit(1)
+    def die(output, marker, *_):
+        leave_word(folder, output, marker)
+        os._exit(1)
+
+    blockio.create_marker = die
 
 
-def die_after_marking():
+def die_after_marking(folder):
     """The marker is stored, and nobody hears of it."""
     from orthoflow import blockio
 
     create = blockio.create_marker
 
-    def create_and_die(*arguments):
-        create(*arguments)
+    def create_and_die(output, marker, *more):
+        create(output, marker, *more)
+        leave_word(folder, output, marker)
         os._exit(1)
 
     blockio.create_marker = create_and_die
 
 
-def test_f3_data_without_a_marker_are_made_again(scene, fleet, expected):
+def leave_word(folder, output, marker):
+    """Say which block this is, and what the output holds just now."""
+    names = [str(path.relative_to(output)) for path in Path(output).rglob("*")]
+    (Path(folder) / Path(marker.name).name).write_text("\n".join(names))
+
+
+def last_words(folder):
+    """Of each process that died: number of its block, names in the output."""
+    words = {path.name: set(path.read_text().split("\n")) for path in folder.iterdir()}
+    return {tuple(map(int, name.split("-"))): names for name, names in words.items()}
+
+
+@pytest.fixture
+def words(tmp_path):
+    folder = tmp_path / "words"
+    folder.mkdir()
+    return folder
+
+
+def test_f3_data_without_a_marker_are_made_again(scene, fleet, expected, words):
     workers = set(fleet.pids().values())
-    fleet.tell(die_before_marking)
+    fleet.tell(die_before_marking, str(words))
     report = scene.run(scheduler=fleet.address)
     assert report["failed"] == {}
     assert report["blocks_done_twice"] == 0
     died = len(workers - set(fleet.pids().values()))
+    assert len(last_words(words)) == died
+    for number, names in last_words(words).items():
+        assert of_block(number, names) == of_block(number, expected) != set()
+        assert not any(name.endswith("/{}-{}-{}.json".format(*number)) for name in names)
     assert scene.tiles == (scene.blocks + died) * TILES > scene.blocks * TILES
     assert len(scene.done()) == scene.blocks
     assert_same(scene.objects(), expected)
 
 
-def test_f4_a_marker_that_nobody_heard_of_is_no_obstacle(scene, fleet, expected):
+def test_f4_a_marker_that_nobody_heard_of_is_no_obstacle(scene, fleet, expected, words):
     """The scheduler has lost the result, so it asks again: one block for each worker."""
     workers = set(fleet.pids().values())
-    fleet.tell(die_after_marking)
+    fleet.tell(die_after_marking, str(words))
     report = scene.run(scheduler=fleet.address)
     assert report["failed"] == {}
     assert report["blocks"] == scene.blocks
     assert report["blocks_done_twice"] == len(workers - set(fleet.pids().values())) > 0
+    assert len(last_words(words)) == report["blocks_done_twice"]
+    # What has a marker is there.
+    for number, names in last_words(words).items():
+        assert of_block(number, names) == of_block(number, expected) != set()
+        assert any(name.endswith("/{}-{}-{}.json".format(*number)) for name in names)
     assert scene.tiles <= (scene.blocks + 2) * TILES
     assert len(scene.done()) == scene.blocks
     assert_same(scene.objects(), expected)
@@ -213,6 +248,24 @@ def test_f24_workers_that_come_late_and_leave_early(scene, expected):
         assert driver.wait() == 0
         # Dask does not wait for what a retiring worker runs: that block is made once more.
         assert scene.tiles <= (scene.blocks + 1) * TILES
+        assert_same(scene.objects(), expected)
+    finally:
+        fleet.end()
+
+
+def test_f24_every_worker_that_comes_gets_work(scene, expected):
+    """Four at the same time: blocks are under way for each, though there was one at first."""
+    for value in scene.places:
+        scene.order(value, "wait", "always")
+    fleet = Fleet(workers=1)
+    try:
+        driver = scene.drive(scheduler=fleet.address)
+        wait_until(lambda: scene.tiles)
+        for _ in range(3):
+            fleet.add()
+        wait_until(lambda: len({pid for pid, _ in traps.calls(scene.traps)}) == 4)
+        traps.let_go(scene.traps)
+        assert driver.wait() == 0, driver.said
         assert_same(scene.objects(), expected)
     finally:
         fleet.end()

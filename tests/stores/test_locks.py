@@ -83,7 +83,7 @@ def test_the_second_is_refused_with_the_remedy(url):
         pass
     message = str(caught.value)
     assert f"is being written by process {os.getpid()} on host " in message
-    assert re.search(r"\(last sign of life \d+ s ago\); wait, or pass --take-over", message)
+    assert re.search(r"\(last sign of life \d+ s ago\); wait, or take it over", message)
     assert "\n" not in message
     with hold(url, "run"):
         pass

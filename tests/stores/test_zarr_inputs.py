@@ -133,6 +133,8 @@ def test_impossible_stated_voxel_sizes_are_refused(tmp_path, size):
     ome_image(tmp_path / "i.zarr", scale=(size, 1, 1))
     with pytest.raises(BadInput, match=r"states a voxel size .*--voxel-size"):
         describe(find_volume(tmp_path / "i.zarr"))
+    facts = describe(find_volume(tmp_path / "i.zarr", level=1), voxel_size=(40, 4, 4))
+    assert (facts.voxel_size, facts.translation) == ((40, 4, 4), (0, 0, 0))
 
 
 def test_unknown_units_are_refused_when_given(tmp_path):
