@@ -5,6 +5,8 @@ from .arrays import segment as segment
 from .errors import BadInput as BadInput
 from .errors import BlockFailed as BlockFailed
 from .errors import StoreRefused as StoreRefused
+from .labelling import consensus as consensus
+from .labelling import write_consensus as write_consensus
 from .models import Model as Model
 from .models import load_model as load_model
 from .options import Options as Options

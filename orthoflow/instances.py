@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 from orthoflow import driver, passes
 from orthoflow.errors import BadInput, BlockFailed
 from orthoflow.job import Tally
@@ -100,13 +102,14 @@ def make_instances(drive: driver.Drive, job: LabelJob, rule: Rule) -> Tally:
         When a pass fails over a block.
     """
     tally = Tally()
-    numbers = list(itertools.product(*map(range, _grid(job))))
+    depth, height, width = map(range, _grid(job))
+    numbers = list(itertools.product(depth, height, width))
     storage = drive.options.storage_option
     markers = list_marker_names(drive.output, drive.fingerprint, storage, kind="labels")
     painted = {number for name in markers if (number := block_number_of(name, "labels"))}
+    if not list_tables(drive.output, job.rule_key, INSTANCES, storage):
+        _decide(drive, job, rule, numbers, tally)
     if len(painted) < len(numbers):
-        if not list_tables(drive.output, job.rule_key, INSTANCES, storage):
-            _decide(drive, job, rule, numbers, tally)
         tally.add(_over_blocks(drive, job, "labels", passes.paint, numbers, painted))
     return tally
 
@@ -134,7 +137,7 @@ def _decide(
             if block not in known:
                 lookups = object_lookups(joined, number, index)
                 wide = {name: array.astype("int64") for name, array in lookups.items()}
-                keep(passes.OBJECTS, block, Lookups(**wide))
+                keep(passes.OBJECTS, block, Lookups(**wide, named=np.array([len(objects)])))
         del joined
     done = there(job.rule_key, passes.TRIPLES)
     tally.add(_over_blocks(drive, job, "triples", passes.count, numbers, done))
@@ -147,7 +150,8 @@ def _decide(
             if block not in known:
                 here = passes.triples_at(job, block).objects
                 columns = [here[:, i].reshape(1, 1, -1) for i in range(3)]
-                keep(passes.IDS, block, Ids(apply(columns, table, ids).ravel()))
+                label = apply(columns, table, ids).ravel().astype(ids.dtype)
+                keep(passes.IDS, block, Ids(label))
         keep(INSTANCES, _WHOLE, verdict.instances)
 
 

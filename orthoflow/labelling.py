@@ -4,32 +4,130 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 import orthoflow
 from orthoflow import driver
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput
 from orthoflow.finalize import complete, done_blocks
-from orthoflow.geometry.orientations import ORIENTATIONS
-from orthoflow.options import CONSENSUS_OPTIONS, WORK, Options, wish_of
+from orthoflow.geometry.box import Box
+from orthoflow.geometry.facts import VolumeFacts
+from orthoflow.options import CONSENSUS_OPTIONS, WORK, Options, triple, wish_of
 from orthoflow.plan.labels import LabelPlan, plan_labels
 from orthoflow.records import fingerprint_of, machine_facts, require_same
+from orthoflow.reduce.engine import consensus_of
+from orthoflow.reduce.fragments import ORIENTATION_NAMES
 from orthoflow.resume import check_place
 from orthoflow.stores.locks import hold
 from orthoflow.stores.ome import create_output, has_record, read_record, write_record
 from orthoflow.stores.urls import probe_write
-from orthoflow.stores.volumes import VolumeRef, describe, find_volume
+from orthoflow.stores.volumes import VolumeRef, describe, find_volume, read_box
 from orthoflow.versions import require_same_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import numpy.typing as npt
     from distributed import Client
 
-    from orthoflow.geometry.facts import VolumeFacts
+
+def consensus(
+    planes: Mapping[str, Any],
+    /,
+    *,
+    chunks: int | tuple[int, int, int] | None = None,
+    **options: Any,
+) -> Any:
+    """Instances (z, y, x) from labels of the planes of a volume, made by any 2-D segmenter.
+
+    Parameters
+    ----------
+    planes : dict
+        Labels (z, y, x) by orientation ("xy", "xz", "yz", one at least): NumPy, Dask or Zarr
+        arrays, xarray.DataArray, paths or URLs. Ids are unique within a plane, 0 is background.
+    chunks : int or (z, y, x), optional
+        Voxels of a block that is worked on at a time, for arrays that are larger than the memory;
+        it does not show in the answer.
+    **options
+        instances ("components" or "empanada"), votes, min_size, min_extent, label_divisor,
+        allow_one_view, merge_iou, merge_ioa, cluster_iou; axes, channel, voxel_size and
+        storage_option for what is stored.
+
+    Returns
+    -------
+    numpy.ndarray or xarray.DataArray
+        Labels 1..n, uint32 while they fit; a DataArray where DataArrays were given.
+
+    Raises
+    ------
+    BadInput
+        If the labels or the options do not fit.
+
+    See Also
+    --------
+    write_consensus : From a store into a store, on a cluster, for volumes of any size.
+    """
+    wishes = Options.from_mapping(options)
+    given = {name: planes[name] for name in ORIENTATION_NAMES if name in planes}
+    if not given or len(given) < len(planes):
+        raise BadInput(f"labels of {', '.join(map(str, planes)) or 'nothing'}; use xy, xz and yz")
+    facts, arrays = {}, {}
+    for name, one in given.items():
+        facts[name], arrays[name] = _opened(name, one, wishes)
+    plan = plan_labels(facts, wishes)
+    block = None if chunks is None else triple("chunks", _three(chunks))
+    found = consensus_of(arrays, plan.rule, block=block, label_divisor=wishes.label_divisor).labels
+    first = next(iter(given.values()))
+    return first.copy(data=found) if hasattr(first, "coords") else found
+
+
+@dataclass(frozen=True)
+class _Sliced:
+    """An array of which only what is asked for is read."""
+
+    shape: tuple[int, int, int]
+    read: Callable[[tuple[slice, ...]], Any]
+
+    def __getitem__(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        return np.asarray(self.read(index))
+
+
+def _opened(name: str, labels: Any, options: Options) -> tuple[VolumeFacts, Any]:
+    """What is known of one orientation's labels, and the labels, to be cut."""
+    if isinstance(labels, (str, PurePath)):
+        ref, facts = _source(labels, options)
+
+        def read(index: tuple[slice, ...]) -> Any:
+            stop = (min(one.stop, n) for one, n in zip(index, facts.shape, strict=True))
+            spans = [(one.start, end) for one, end in zip(index, stop, strict=True)]
+            (z0, z1), (y0, y1), (x0, x1) = spans
+            box = Box((z0, y0, x0), (z1, y1, x1))
+            return read_box(ref, box)[0]
+
+        return facts, _Sliced(facts.shape, read)
+    shape, dtype = getattr(labels, "shape", ()), np.dtype(getattr(labels, "dtype", object))
+    if len(shape) != 3 or dtype.kind not in "iub":
+        raise BadInput(
+            f"{name} labels are {type(labels).__name__} of shape {tuple(shape)}, {dtype}; give "
+            "whole numbers (z, y, x), or a path"
+        )
+    z, y, x = (int(n) for n in shape)
+    facts = VolumeFacts(name, (z, y, x), dtype.name)
+    if options.voxel_size is not None:
+        facts = replace(
+            facts, voxel_size=triple("voxel_size", options.voxel_size), unit=_unit(options)
+        )
+    return facts, _Sliced(facts.shape, labels.__getitem__)
+
+
+def _three(chunks: int | tuple[int, int, int]) -> tuple[int, ...]:
+    return (chunks,) if isinstance(chunks, int) else tuple(chunks)
 
 
 def write_consensus(
@@ -71,7 +169,7 @@ def write_consensus(
     """
     wishes = Options.from_mapping(options)
     began = time.monotonic()
-    sources = {name: _source(planes[name], wishes) for name in ORIENTATIONS if name in planes}
+    sources = {name: _source(planes[name], wishes) for name in ORIENTATION_NAMES if name in planes}
     if not sources or len(sources) < len(planes):
         raise BadInput(f"labels of {', '.join(map(str, planes)) or 'nothing'}; use xy, xz and yz")
     for ref, facts in sources.values():
@@ -104,7 +202,7 @@ def write_consensus(
     return report
 
 
-def _source(url: str | Path, options: Options) -> tuple[VolumeRef, VolumeFacts]:
+def _source(url: str | PurePath, options: Options) -> tuple[VolumeRef, VolumeFacts]:
     ref = find_volume(
         str(url),
         axes=options.axes,
@@ -113,7 +211,8 @@ def _source(url: str | Path, options: Options) -> tuple[VolumeRef, VolumeFacts]:
         labels=True,
         missing=options.missing_input,
     )
-    return ref, describe(ref, voxel_size=options.voxel_size, unit=_unit(options))
+    size = None if options.voxel_size is None else triple("voxel_size", options.voxel_size)
+    return ref, describe(ref, voxel_size=size, unit=_unit(options))
 
 
 def _unit(options: Options) -> str | None:

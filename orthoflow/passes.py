@@ -10,6 +10,8 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.job import Tally
@@ -28,7 +30,6 @@ from orthoflow.stores.volumes import read_box
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     import numpy.typing as npt
 
     from orthoflow.geometry.box import Triple
@@ -87,7 +88,7 @@ def look(job: LabelJob, number: Triple) -> Tally:
 def count(job: LabelJob, number: Triple) -> Tally:
     """Triples of objects in a block."""
     box, tally = job.box_of(number), Tally(blocks=1)
-    objects = _objects(job, number, tally)
+    objects = _objects(job, number, _lookups(job, number), tally)
     with tally.stage("triples"):
         found = triples(objects, box.start)
         _keep(job, job.rule_key, TRIPLES, number, found)
@@ -98,7 +99,8 @@ def paint(job: LabelJob, number: Triple) -> Tally:
     """Labels of a block: written, then marked."""
     box, tally = job.box_of(number), Tally(blocks=1)
     tally.voxels = box.voxels
-    objects = _objects(job, number, tally)
+    lookups = _lookups(job, number)
+    objects = _objects(job, number, lookups, tally)
     known = triples_at(job, number)
     ids = _kept(job, job.rule_key, IDS, number, Ids).label
     written: list[Stamp] = []
@@ -108,7 +110,8 @@ def paint(job: LabelJob, number: Triple) -> Tally:
         with tally.stage("paint"):
             kind, _, name = array.path.partition("/")
             if kind == "stacks":
-                values = objects[ORIENTATION_NAMES.index(name)].astype(array.dtype)
+                own = objects[ORIENTATION_NAMES.index(name)]
+                values = np.where(own <= lookups.named, own, 0).astype(array.dtype)
             else:
                 values = apply(objects, known, ids.astype(array.dtype))
         with tally.stage("write"):
@@ -165,13 +168,18 @@ def _labels(
     return found
 
 
-def _objects(job: LabelJob, number: Triple, tally: Tally) -> list[npt.NDArray[np.integer]]:
+def _lookups(job: LabelJob, number: Triple) -> Lookups:
+    return _kept(job, job.rule_key, OBJECTS, number, Lookups)
+
+
+def _objects(
+    job: LabelJob, number: Triple, lookups: Lookups, tally: Tally
+) -> list[npt.NDArray[np.integer[Any]]]:
     """Object of each voxel of a block in every orientation."""
     with tally.stage("read labels"):
         labels = _labels(job, job.box_of(number), tally, further=0)
-        lookups = _kept(job, job.rule_key, OBJECTS, number, Lookups).by_name()
     with tally.stage("objects"):
-        return block_objects(labels, lookups)
+        return block_objects(labels, lookups.by_name())
 
 
 def _keep(job: LabelJob, key: str, step: str, number: Triple, table: object) -> None:

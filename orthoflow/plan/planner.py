@@ -38,6 +38,7 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     BadInput
         If the volume, the network and the options do not go together; nothing was created.
     """
+    _check_task(card)
     check_channels(card, facts.channels)
     mode = _mode(card, options)
     oriented = _oriented(card, options)
@@ -77,6 +78,15 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
             facts, options, region, tuple(replace(array, levels=levels) for array in arrays)
         ),
     )
+
+
+def _check_task(card: Card) -> None:
+    if card.task != "semantic":
+        raise BadInput(
+            f"model {card.name!r} is a {card.task} network, and a run cannot make objects of its "
+            "planes yet; use a semantic one, or label the planes and pass them to orthoflow "
+            "consensus"
+        )
 
 
 def _mode(card: Card, options: Options) -> Mode:

@@ -11,11 +11,15 @@ from orthoflow.reduce.tables import Rows
 
 @dataclass(frozen=True, slots=True)
 class Lookups:
-    """Object of each fragment of a block, from fragment 0 (none) on, by orientation."""
+    """Object of each fragment of a block, from fragment 0 (none) on, by orientation.
+
+    Numbers above `named` (1,) say foreground, and no more.
+    """
 
     xy: npt.NDArray[np.integer[Any]]
     xz: npt.NDArray[np.integer[Any]]
     yz: npt.NDArray[np.integer[Any]]
+    named: npt.NDArray[np.integer[Any]]
 
     def by_name(self) -> dict[str, npt.NDArray[np.integer[Any]]]:
         """The same in a dict."""

@@ -36,7 +36,8 @@ _LEVEL = 1
 
 def pack(content: bytes) -> bytes:
     """A table's bytes as they are stored: compressed, behind their digest."""
-    body = len(content).to_bytes(8, "little") + compress(content, _LEVEL)
+    packed: bytes = compress(content, _LEVEL)
+    body = len(content).to_bytes(8, "little") + packed
     return _MAGIC + hashlib.blake2b(body, digest_size=_DIGEST).digest() + body
 
 
@@ -105,6 +106,18 @@ def list_tables(url: str | Path, key: str, step: str, storage_options: Options =
         if number is not None:
             found.add(number)
     return found
+
+
+def is_table(below: str) -> bool:
+    """Whether a table may be stored under this key below the folder of records."""
+    parts = below.split("/")
+    return (
+        len(parts) == 4
+        and parts[0] == _FOLDER.rpartition("/")[2]
+        and bool(_KEY.fullmatch(parts[1]))
+        and bool(_STEP.fullmatch(parts[2]))
+        and number_of(parts[3]) is not None
+    )
 
 
 def number_of(name: str) -> Triple | None:

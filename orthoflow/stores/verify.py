@@ -12,13 +12,14 @@ import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orthoflow.errors import BadInput
 from orthoflow.stores.answers import is_absence, refusals
 from orthoflow.stores.documents import FOLDER, documents
 from orthoflow.stores.ledger import Ledger, Outline
 from orthoflow.stores.locks import hold, read_locks
+from orthoflow.stores.markers import Kind as MarkerKind
 from orthoflow.stores.markers import list_marker_names, read_markers, remove_marker
 from orthoflow.stores.objects import (
     delete_object,
@@ -31,6 +32,7 @@ from orthoflow.stores.objects import (
 from orthoflow.stores.ome import RECORD_LIMIT, check_record
 from orthoflow.stores.patience import patiently
 from orthoflow.stores.stamps import failure_from
+from orthoflow.stores.tables import TABLE_LIMIT, is_table, unpack
 from orthoflow.stores.urls import locate
 
 if TYPE_CHECKING:
@@ -190,8 +192,9 @@ def _requeue(url: str | Path, verdict: Verdict, storage_options: Options) -> lis
             "it, so run once more with --overwrite"
         )
     undone = _undone(outline, verdict.findings)
-    there = list_marker_names(url, outline.fingerprint, storage_options)
-    there |= list_marker_names(url, outline.fingerprint, storage_options, kind="levels")
+    there = set()
+    for kind in get_args(MarkerKind):
+        there |= list_marker_names(url, outline.fingerprint, storage_options, kind=kind)
     removed = sorted(undone & there)
     if removed or any(one.kind == "record" for one in verdict.findings):
         delete_object(place.child(_REPORT))
@@ -268,6 +271,7 @@ class _Audit:
         records: dict[str, Callable[[bytes], object]] = {}
         held = read_locks(self.place.url, self.place.options)
         locks = {f"{_LOCKS}/{holder.name}.json" for holder in held}
+        tables: list[str] = []
         for below, _ in list_objects(self.place.child(FOLDER), sized=False):
             key = f"{FOLDER}/{below}"
             name = _marker_in(outline, key, markers)
@@ -277,14 +281,29 @@ class _Audit:
                 records[key] = lambda stored: failure_from(stored, "it")
             elif key == _REPORT:
                 records[key] = lambda stored: _check_report(stored, outline)
+            elif is_table(below) and "labels" in outline.output.stages:
+                tables.append(key)
             elif key != _RUN and key not in locks:
                 self.find("foreign", key, "is nothing that a run keeps there")
+        self.check_records(records)
+        self.check_tables(tables)
+        return sorted(self.names)
+
+    def check_records(self, records: dict[str, Callable[[bytes], object]]) -> None:
+        """Records, each by what reads it."""
         for key, stored in read_many(self.place, sorted(records), RECORD_LIMIT):
             try:
                 records[key](stored or b"")
             except BadInput as problem:
                 self.find("record", key, f"cannot be used: {problem}")
-        return sorted(self.names)
+
+    def check_tables(self, keys: list[str]) -> None:
+        """Tables between passes, each of which knows its digest."""
+        for key in sorted(keys):
+            try:
+                unpack(read_object(self.place.child(key), limit=TABLE_LIMIT) or b"", "it")
+            except BadInput as problem:
+                self.find("record", key, f"cannot be used: {problem}")
 
     def check_markers(self, ledger: Ledger, names: list[str]) -> None:
         fingerprint, options = ledger.outline.fingerprint, self.place.options
