@@ -7,7 +7,6 @@ scheduler (`Submit`) or into plain calls (`Direct`), so that all three give the 
 from __future__ import annotations
 
 import functools
-import importlib
 import lzma
 import pickle
 from dataclasses import dataclass
@@ -37,7 +36,8 @@ class Step:
 
     def __call__(self, *args: Any) -> Any:
         """Take the step."""
-        work = importlib.import_module("orthoflow.work")
+        from orthoflow import work  # noqa: PLC0415 - imports torch
+
         return getattr(work, self.name)(*args)
 
 

@@ -117,10 +117,17 @@ def model_ref(model: str | Path | Model | ModelRef, options: Options) -> ModelRe
 
 def on_device(options: Options, client: Client | None) -> Options:
     """Options with the device that the work will run on."""
-    find = graph.Step("device_of")
     if client is None:
-        return replace(options, device=find(options.device))
-    return replace(options, device=client.submit(find, options.device, pure=False).result())
+        return replace(options, device=device_name(options.device))
+    found = client.submit(device_name, options.device, pure=False).result()
+    return replace(options, device=found)
+
+
+def device_name(wish: str) -> str:
+    """Name of the device that work runs on here."""
+    from orthoflow.models.load import resolve_device  # noqa: PLC0415 - imports torch
+
+    return str(resolve_device(wish))
 
 
 def check_memory(plan: Plan) -> None:

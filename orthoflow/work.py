@@ -19,7 +19,6 @@ from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import resample, to_device
 from orthoflow.models import load_model
-from orthoflow.models.load import resolve_device
 from orthoflow.plan.costs import chunk_bytes, total_work
 from orthoflow.reduce.blend import Sums
 from orthoflow.reduce.vote import fill_unpredicted
@@ -42,11 +41,6 @@ _GPU = threading.Lock()
 
 Inferred = tuple[list[Sums], Tally]
 """Sums of the patches of one block, one per orientation that has any, and what was done."""
-
-
-def device_of(wish: str) -> str:
-    """Name of the device that work runs on here."""
-    return str(resolve_device(wish))
 
 
 def load(job: Job) -> None:
