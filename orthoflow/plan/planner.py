@@ -20,7 +20,7 @@ from orthoflow.geometry.ways import (
     unpacked_tiling,
 )
 from orthoflow.models.card import Normalization, check_channels
-from orthoflow.options import Options, triple
+from orthoflow.options import INSTANCES, Options, triple, wish_of
 from orthoflow.plan import blocks as blocking
 from orthoflow.plan.plan import Plan, Way
 
@@ -38,7 +38,7 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     BadInput
         If the volume, the network and the options do not go together; nothing was created.
     """
-    _check_task(card)
+    _check_task(card, options)
     check_channels(card, facts.channels)
     mode = _mode(card, options)
     oriented = _oriented(card, options)
@@ -80,13 +80,19 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     )
 
 
-def _check_task(card: Card) -> None:
+def _check_task(card: Card, options: Options) -> None:
     if card.task != "semantic":
         raise BadInput(
             f"model {card.name!r} is a {card.task} network, and a run cannot make objects of its "
             "planes yet; use a semantic one, or label the planes and pass them to orthoflow "
             "consensus"
         )
+    for name in options.changed():
+        if wish_of(name).group == INSTANCES:
+            raise BadInput(
+                f"{name} is for instances, and {card.name!r} is a semantic network; leave it out, "
+                "or see orthoflow consensus"
+            )
 
 
 def _mode(card: Card, options: Options) -> Mode:

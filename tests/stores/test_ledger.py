@@ -62,7 +62,7 @@ def test_every_shard_has_the_owner_whose_box_holds_it(outline):
         owner = outline.owner_of(slot)
         array, level, whole = outline.box_of(owner)
         assert level == slot.level
-        assert array == (slot.array if level else None)
+        assert array == (slot.array if level else "blocks")
         assert whole.contains(box)
 
 
@@ -116,7 +116,7 @@ def test_what_is_built_from_a_box_is_what_covers_one_of_its_voxels(outline):
 
 
 def test_a_block_is_under_boxes_of_every_array(outline):
-    names = set(outline.above(None, 0, Box.whole(REGION.shape)))
+    names = set(outline.above("blocks", 0, Box.whole(REGION.shape)))
     assert names == set(outline.boxes())
 
 
