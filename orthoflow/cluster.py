@@ -84,7 +84,9 @@ def _existing(address: str) -> Iterator[Client]:
 
     _warn_of_open(address)
     try:
-        client = Client(address, timeout=_TIMEOUT)
+        # As the default it would stay that, for all of this process's own work with Dask, if
+        # nobody answers.
+        client = Client(address, timeout=_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise BadInput(
             f"scheduler {address} did not answer within {_TIMEOUT:g} s; check the address (as in "

@@ -260,7 +260,7 @@ def test_s5_local_clusters_are_encrypted_where_the_configuration_says_so(certifi
                 addresses = {ip for _, ip, _ in listening() - before}
                 plain = client.scheduler.address.replace("tls://", "tcp://")
                 with unconfigured(), pytest.raises(OSError, match=r"(?i)tim|clos|connect"):
-                    Client(plain, timeout=1.5)
+                    Client(plain, timeout=1.5, set_as_default=False)
             assert addresses == {"127.0.0.1"}
 
 
