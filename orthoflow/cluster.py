@@ -68,14 +68,16 @@ def _hushed() -> Iterator[None]:
     import dask  # noqa: PLC0415 - planning needs no Dask
     import distributed  # noqa: F401, PLC0415 - what is set before it brings its settings undoes them
 
-    log = logging.getLogger("distributed.client")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(f"distributed.{name}") for name in ("client", "batched")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with dask.config.set({"distributed.admin.low-level-log-length": _MESSAGES_KEPT}):
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextlib.contextmanager
