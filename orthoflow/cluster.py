@@ -25,8 +25,9 @@ _log = logging.getLogger("orthoflow")
 _TIMEOUT = 20.0
 _GPU_THREADS = 3
 _LOOPBACK = "127.0.0.1"
-_MESSAGES_KEPT = 50
 _LOOPBACK_PORT = f"{_LOOPBACK}:0"
+# Messages to and from a scheduler, each with its tasks, that Dask keeps to look at afterwards.
+_MESSAGES_KEPT = 50
 _CERTIFICATES = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
 # Files and sockets: connections to stores and a scheduler; pipes and connections of a worker that
 # is started here (9 measured). Workers inherit the limit, and talk to each other.
