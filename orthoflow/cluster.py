@@ -25,8 +25,9 @@ _log = logging.getLogger("orthoflow")
 _TIMEOUT = 20.0
 _GPU_THREADS = 3
 _LOOPBACK = "127.0.0.1"
-_MESSAGES_KEPT = 50
 _LOOPBACK_PORT = f"{_LOOPBACK}:0"
+# Messages to and from a scheduler, each with its tasks, that Dask keeps to look at afterwards.
+_MESSAGES_KEPT = 50
 _CERTIFICATES = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
 # Files and sockets: connections to stores and a scheduler; pipes and connections of a worker that
 # is started here (9 measured). Workers inherit the limit, and talk to each other.
@@ -68,14 +69,16 @@ def _hushed() -> Iterator[None]:
     import dask  # noqa: PLC0415 - planning needs no Dask
     import distributed  # noqa: F401, PLC0415 - what is set before it brings its settings undoes them
 
-    log = logging.getLogger("distributed.client")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(f"distributed.{name}") for name in ("client", "batched")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with dask.config.set({"distributed.admin.low-level-log-length": _MESSAGES_KEPT}):
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -87,11 +87,7 @@ def _described(ref: VolumeRef, options: Options) -> VolumeFacts:
 def _with_voxel_size(facts: VolumeFacts, options: Options) -> VolumeFacts:
     if options.voxel_size is None:
         return facts
-    z, y, x = size = triple("voxel_size", options.voxel_size)
-    stated = facts.voxel_size or (1.0, 1.0, 1.0)
-    moved = zip(facts.translation, stated, size, strict=True)
-    z0, y0, x0 = (place / was * now for place, was, now in moved)
-    return replace(facts, voxel_size=(z, y, x), unit="micrometer", translation=(z0, y0, x0))
+    return facts.with_voxel_size(triple("voxel_size", options.voxel_size), "micrometer")
 
 
 def _from_array(array: Any, options: Options, name: str = "memory") -> Source:

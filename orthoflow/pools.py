@@ -203,8 +203,10 @@ class Workers:
         """
         ticket = str(future.key)
         scheduler: Any = self._client.scheduler
-        asked = scheduler.gather(keys=[future.key])
-        answer: Any = (await asyncio.gather(asked, return_exceptions=True))[0]
+        answer: Any = None  # of a client that has given its scheduler up
+        if scheduler is not None:
+            asked = scheduler.gather(keys=[future.key])
+            answer = (await asyncio.gather(asked, return_exceptions=True))[0]
         if not isinstance(answer, dict):
             self._ended.put((ticket, self._lost()))
         elif answer["status"] == "OK":

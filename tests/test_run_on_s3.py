@@ -11,8 +11,8 @@ import zarr
 
 import orthoflow as of
 from orthoflow.errors import StoreRefused
+from orthoflow.geometry import levels
 from orthoflow.plan import scale
-from orthoflow.stores import pyramid
 from tests import nets
 from tests.s3 import SECRET
 
@@ -74,8 +74,7 @@ def test_a_run_asks_for_what_its_plan_says(faulty, monkeypatch, shards, part, ch
     options = {"chunk": chunk, "block": 16, "part": part, "cluster": "synchronous"}
     options["output"] = "labels" if slab else "both"
     if slab:
-        monkeypatch.setattr(pyramid, "_SLAB_BYTES", slab)
-        monkeypatch.setattr(scale, "SLAB_BYTES", slab)
+        monkeypatch.setattr(levels, "SLAB_BYTES", slab)
     model = of.Model.from_torch(nets.Pointwise(), outputs=2, divisor=8)
     plan = of.make_plan(f"{bucket}/in.zarr", model, **options)
     assert plan.facts.shards == shards

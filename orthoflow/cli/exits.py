@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from orthoflow.errors import BadInput, BlockFailed, RunInterrupted, StoreRefused
+from orthoflow.stores.answers import first_line, is_transient
 
 EXIT_BAD_INPUT, EXIT_BLOCKS_FAILED, EXIT_STORE, EXIT_INTERRUPTED = 2, 3, 4, 5
 REMEDY = "see orthoflow {} --help"
@@ -35,8 +36,6 @@ def stop(message: str, code: int) -> NoReturn:
 
 def stop_for_store(error: Exception) -> NoReturn:
     """End the program because a store does not answer now; any other error is raised again."""
-    from orthoflow.stores.answers import first_line, is_transient  # noqa: PLC0415
-
     if not is_transient(error):
         raise error
     stop(f"the store does not answer: {first_line(error)}; what is done is kept", EXIT_STORE)

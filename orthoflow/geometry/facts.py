@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orthoflow.geometry.box import Triple
 
@@ -32,3 +32,13 @@ class VolumeFacts:
     """Centre of the first voxel in `unit`, (z, y, x)."""
     checksum: bool = True
     """Whether damage to what is stored is always noticed when it is read; True for memory."""
+
+    def with_voxel_size(self, size: tuple[float, float, float], unit: str | None) -> VolumeFacts:
+        """The same voxels, of another size: what was stated is wrong, and the translation with it.
+
+        Where no size was stated, the translation was in voxels.
+        """
+        stated = self.voxel_size or (1.0, 1.0, 1.0)
+        moved = zip(self.translation, stated, size, strict=True)
+        z, y, x = (place / was * now for place, was, now in moved)
+        return replace(self, voxel_size=size, unit=unit, translation=(z, y, x))

@@ -11,6 +11,9 @@ from orthoflow.geometry.output import LevelSpec
 if TYPE_CHECKING:
     from orthoflow.geometry.box import Triple
 
+SLAB_BYTES = 256 * 2**20
+"""Fine voxels that are held at once while a coarse shard is built."""
+
 ISOTROPY = 1.5
 """An axis is halved while its voxel is at most this many times as long as the shortest one."""
 
@@ -58,6 +61,14 @@ def relative_factors(fine: LevelSpec, coarse: LevelSpec) -> Triple:
     """Voxels of `fine` along (z, y, x) that make one voxel of `coarse`."""
     pairs = zip(coarse.factors, fine.factors, strict=True)
     return cast("Triple", tuple(c // f for c, f in pairs))
+
+
+def slab_depth(plane_bytes: int, chunk: int) -> int:
+    """Planes of a coarse level that are built at once: whole chunks, as memory allows.
+
+    `plane_bytes` are those of the fine voxels under one coarse plane.
+    """
+    return max(SLAB_BYTES // max(plane_bytes * chunk, 1), 1) * chunk
 
 
 def _wants_more(levels: list[LevelSpec], chunk: Triple, count: int | None) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orthoflow.geometry.levels import relative_factors
+from orthoflow.geometry.levels import relative_factors, slab_depth
 from orthoflow.plan import costs
 from orthoflow.plan.gets import count_gets, pieces_along
 
@@ -37,8 +37,6 @@ FULL = {
     "scheduler": "the scheduler has no time left",
     "driver": "the driver has no time left",
 }
-# Fine voxels of the slabs in which the pyramid is built (`stores.pyramid`).
-SLAB_BYTES = 256 * 2**20
 # Names in one page of a listing.
 _PAGE = 1000
 # Small objects of a run beside its arrays' documents, and of each job: records, locks, probes.
@@ -223,8 +221,8 @@ def _level_gets(array: ArraySpec, fine: LevelSpec, coarse: LevelSpec) -> int:
     """GETs for which a level is built from the finer one, slab by slab."""
     factors, classes = relative_factors(fine, coarse), max(1, array.classes)
     plane = math.prod(coarse.shard[1:]) * math.prod(factors) * classes
-    layer = plane * np.dtype(array.dtype).itemsize * coarse.chunk[0]
-    slab = (max(SLAB_BYTES // layer, 1) * coarse.chunk[0], *coarse.shard[1:])
+    depth = slab_depth(plane * np.dtype(array.dtype).itemsize, coarse.chunk[0])
+    slab = (depth, *coarse.shard[1:])
     along = []
     for axis, factor in enumerate(factors):
         size, side = fine.shape[axis], coarse.shard[axis]

@@ -15,7 +15,7 @@ import numpy as np
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, split
-from orthoflow.geometry.levels import relative_factors
+from orthoflow.geometry.levels import relative_factors, slab_depth
 from orthoflow.stores.ome import read_level, write_box
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from orthoflow.geometry.output import LevelSpec, OutputSpec
     from orthoflow.stores.ome import Written
     from orthoflow.stores.urls import Options
-
-_SLAB_BYTES = 256 * 2**20
-"""Fine voxels held at once while a coarse shard is built."""
 
 
 def reduce_labels(block: npt.NDArray[Any], factors: Triple) -> npt.NDArray[Any]:
@@ -104,8 +101,7 @@ def build_level_box(
 def _slabs(box: Box, factors: Triple, chunk: int, result: npt.NDArray[Any]) -> Iterator[Box]:
     """Slabs of whole chunks along z, as thick as the memory for their source allows."""
     row = math.prod(result.shape) // box.shape[0] * result.itemsize * math.prod(factors)
-    thickness = max(_SLAB_BYTES // max(row * chunk, 1), 1) * chunk
-    return split(box, (thickness, *box.shape[1:]), box.start)
+    return split(box, (slab_depth(row, chunk), *box.shape[1:]), box.start)
 
 
 def _finer(box: Box, factors: Triple, shape: Triple) -> Box:

@@ -179,12 +179,8 @@ def describe(
             raise
         # What is given takes the place of a size that cannot be; where it begins nobody knows.
         size, translation, stated_unit = None, (0.0, 0.0, 0.0), None
-    if voxel_size is not None:
-        wished = require_voxel_size(tuple(voxel_size), "the given")
-        moved = zip(translation, size or (1.0, 1.0, 1.0), wished, strict=True)
-        translation = cast("tuple[float, float, float]", tuple(t / s * w for t, s, w in moved))
-        size = wished
-    return VolumeFacts(
+    own_unit = require_length_unit(unit) if unit else stated_unit
+    facts = VolumeFacts(
         name=str(ref),
         shape=_spatial(ref, stored.shape),
         dtype=stored.dtype.newbyteorder("=").name,
@@ -192,10 +188,13 @@ def describe(
         chunks=_spatial(ref, stored.chunks) if stored.chunks else None,
         shards=_spatial(ref, stored.shards) if stored.shards else None,
         voxel_size=size,
-        unit=require_length_unit(unit) if unit else stated_unit,
+        unit=own_unit,
         translation=translation,
         checksum=stored.checksum,
     )
+    if voxel_size is None:
+        return facts
+    return facts.with_voxel_size(require_voxel_size(tuple(voxel_size), "the given"), own_unit)
 
 
 def read_box(ref: VolumeRef, box: Box, *, filled: list[str] | None = None) -> npt.NDArray[Any]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import http.server
-import threading
 
 import pytest
 
@@ -17,6 +16,7 @@ from orthoflow.stores import urls, volumes
 from orthoflow.stores.urls import is_inside, locate
 from orthoflow.stores.volumes import find_volume
 from tests.security.hostile import CANARY, refusal
+from tests.web import served
 
 METADATA = [
     *("169.254.169.254", "169.254.170.2", "2852039166", "0xA9FEA9FE", "0251.0376.0251.0376"),
@@ -167,12 +167,8 @@ class _Redirecting(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def redirecting():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Redirecting) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(_Redirecting) as address:
+        yield address
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500, 503])

@@ -127,7 +127,7 @@ def test_slabs_do_not_show(tmp_path, monkeypatch):
     volume = np.random.default_rng(3).integers(0, 5, (64, 20, 20)).astype("uint8")
     for box in level_boxes(array.levels[0]):
         write_box(tmp_path / "o.zarr", spec, array.path, 0, box, volume[box.slices])
-    monkeypatch.setattr("orthoflow.stores.pyramid._SLAB_BYTES", 1)
+    monkeypatch.setattr("orthoflow.geometry.levels.SLAB_BYTES", 1)
     for number, level in enumerate(array.levels[1:], 1):
         for box in level_boxes(level):
             build_level_box(tmp_path / "o.zarr", spec, array.path, number, box)

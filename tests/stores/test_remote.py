@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import pickle
-import threading
 
 import fsspec
 import numpy as np
@@ -23,6 +22,7 @@ from orthoflow.stores.pyramid import build_level_box, level_boxes, reduce_labels
 from orthoflow.stores.urls import exists, probe_write
 from orthoflow.stores.volumes import describe, find_volume, read_box, summarize
 from tests.s3 import SECRET, close_sessions, free_port
+from tests.web import served
 
 SHAPE = (9, 40, 30)
 
@@ -292,12 +292,8 @@ def web(tmp_path):
             pass
 
     handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(handler) as address:
+        yield address
     close_sessions("http")
 
 
