@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from orthoflow.kernels.centers import CellRule, Heads, Window, harden, label_cells
+from orthoflow.geometry.cells import CellRule, Window
+from orthoflow.kernels.centers import Heads, harden, label_cells
 from orthoflow.reduce.agglomerate import agglomerate, decide
 from orthoflow.reduce.blocktables import block_tables
 from orthoflow.reduce.consensus import Claims, Decision, settle

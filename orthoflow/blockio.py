@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orthoflow.job import result_name
+from orthoflow.job import block_arrays, result_name
 from orthoflow.stores.markers import block_marker_name, create_marker
 from orthoflow.stores.ome import write_box
 from orthoflow.stores.patience import patiently
@@ -52,7 +52,7 @@ def write_block(
     plan, options, target = job.plan, job.plan.options, _target(job)
     place = block.shifted(plan.region.start)
     objects: list[Stamp] = []
-    for array in plan.output.arrays:
+    for array in block_arrays(plan.output):
         values = found[result_name(array)]
         written = patiently(
             lambda path=array.path, values=values: write_box(  # type: ignore[misc]

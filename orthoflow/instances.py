@@ -15,6 +15,7 @@ import numpy as np
 
 from orthoflow import driver, passes
 from orthoflow.errors import BadInput, BlockFailed
+from orthoflow.geometry.output import PLANES
 from orthoflow.job import Tally
 from orthoflow.passes import LabelJob
 from orthoflow.records import fingerprint_of
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from orthoflow.geometry.box import Triple
     from orthoflow.graph import Maker, Node
     from orthoflow.reduce.blocktables import BlockTables
+    from orthoflow.stores.urls import Options
+    from orthoflow.stores.volumes import VolumeRef
 
 # Table of the instances: one for the whole output, where those of blocks lie.
 INSTANCES = "instances"
@@ -56,16 +59,19 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, Rule]:
         facts = drive.record["labels"]
         rule = Rule(**facts["rule"])
         divisor = facts["label_divisor"]
+        known, names = facts["sources"], facts["orientations"]
         sources = tuple(
-            (name, find_volume(**facts["sources"][name], storage_options=storage, labels=True))
+            (name, _found(drive.output, name, known, storage))
             for name in ORIENTATION_NAMES
-            if name in facts["sources"]
+            if name in names
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"the record of output {drive.output} names no labels: {error}") from error
-    planes = {"sources": facts["sources"], "label_divisor": divisor, "region": str(outline.region)}
+    planes = {"sources": known, "label_divisor": divisor, "region": str(outline.region)}
     job = LabelJob(
         sources=sources,
+        # An output's own planes begin where it does.
+        start=(0, 0, 0) if known is None else outline.region.start,
         region=outline.region,
         block=outline.block,
         label_divisor=divisor,
@@ -78,6 +84,19 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, Rule]:
         patience=drive.options.patience,
     )
     return job, rule
+
+
+def _found(
+    output: str, name: str, known: dict[str, Any] | None, storage_options: Options
+) -> VolumeRef:
+    """Labels of one orientation: where they were found before, or the output's own planes."""
+    if known is not None:
+        return find_volume(**known[name], storage_options=storage_options, labels=True)
+    path = f"{PLANES}/{name}"
+    # Shards of nothing but background are not stored; that no other is missing has been looked at.
+    return find_volume(
+        output, array=path, storage_options=storage_options, labels=True, missing="fill"
+    )
 
 
 def instance_counts(drive: driver.Drive, job: LabelJob) -> dict[str, Any]:

@@ -50,8 +50,10 @@ class LabelJob:
 
     sources: tuple[tuple[str, VolumeRef], ...]
     """Per-plane labels by orientation."""
+    start: Triple
+    """Voxel of the sources with which the output begins."""
     region: Box
-    """Voxels of the sources that are looked at; the output covers them."""
+    """Voxels of the volume that the output covers."""
     block: Triple
     label_divisor: int | None
     output: OutputSpec
@@ -161,7 +163,7 @@ def _labels(
         stop = list(box.stop)
         stop[stack] = min(stop[stack] + further, job.region.shape[stack])
         z, y, x = stop
-        here = Box(box.start, (z, y, x)).shifted(job.region.start)
+        here = Box(box.start, (z, y, x)).shifted(job.start)
         voxels = _patiently(job, functools.partial(read_box, ref, here), f"read {ref} {here}")
         tally.bytes_read += voxels.nbytes
         found[name] = voxels[0]

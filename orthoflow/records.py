@@ -148,6 +148,7 @@ def run_record(plan: Plan, model: ModelRef, grey: Any, settings: dict[str, Any])
             "dtype": plan.facts.dtype,
             "channels": plan.facts.channels,
         },
+        **_labels(plan),
         "sampled_bytes": sampled_bytes(plan),
         "model": {"source": model.source, "digest": model.digest, "card": model.card.to_dict()},
         "grey": None if grey is None else {"shift": grey.shift, "factor": grey.factor},
@@ -156,6 +157,19 @@ def run_record(plan: Plan, model: ModelRef, grey: Any, settings: dict[str, Any])
         "options": {name: value for name, value in options.items() if name != "part_id"},
         "machine": machine_facts(),
     }
+
+
+def _labels(plan: Plan) -> dict[str, Any]:
+    """How the passes over labels find instances, of a run that has them."""
+    if plan.objects is None:
+        return {}
+    facts = {
+        "orientations": [orientation.name for orientation in plan.orientations],
+        "sources": None,
+        "label_divisor": plan.objects.divisor,
+        "rule": asdict(plan.objects.rule),
+    }
+    return {"labels": facts}
 
 
 def run_report(

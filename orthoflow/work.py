@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from orthoflow.blockio import is_constant, mark_block, read_voxels, write_block
+from orthoflow.cells import block_cells
 from orthoflow.errors import BlockFailed
 from orthoflow.geometry.box import Box, split
-from orthoflow.geometry.orientations import ORIENTATIONS, Orientation
-from orthoflow.job import Job, Tally, recipe_of, result_name, wanted_of
+from orthoflow.geometry.orientations import ORIENTATIONS
+from orthoflow.geometry.output import PLANES
+from orthoflow.job import Job, Tally, block_arrays, recipe_of, result_name, wanted_of
 from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
@@ -22,6 +24,7 @@ from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes, total_work
 from orthoflow.reduce.blend import Sums
 from orthoflow.reduce.vote import fill_unpredicted
+from orthoflow.sums import class_sums, gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,21 +108,44 @@ def finish(
 
     Slab by slab: what lies between sums and results stays in the processor's cache.
     """
+    return _finished(job, block, wanted, own, *rims)[0]
+
+
+def _finished(
+    job: Job, block: Box, wanted: Sequence[str], own: Inferred, *rims: list[Sums]
+) -> tuple[dict[str, npt.NDArray[np.generic]], int]:
+    """Results by name, and pixels adrift."""
     plan = job.plan
     pieces = [*own[0], *(piece for rim in rims for piece in rim)]
     found: dict[str, npt.NDArray[np.generic]] = {}
+    adrift = 0
+    voted = [name for name in wanted if not name.startswith(f"{PLANES}/")]
     depth = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
     with _compute(plan) as device:
-        for slab in split(block, (depth, *block.shape[1:]), block.start):
-            views = []
-            for orientation in plan.orientations:
-                mine = [s for s in pieces if s.orientation == orientation.name]
-                views.append(_view(plan, slab, gather(plan, slab, orientation, mine, device)))
-            for name, values in results(views, plan.ballot, wanted).items():
+        for slab in split(block, (depth, *block.shape[1:]), block.start) if voted else ():
+            views = [
+                _view(
+                    plan,
+                    slab,
+                    gather(
+                        plan,
+                        plan.view(slab, orientation),
+                        orientation,
+                        pieces,
+                        device,
+                        channels=plan.semantic,
+                    ),
+                )
+                for orientation in plan.orientations
+            ]
+            for name, values in results(views, plan.ballot, voted).items():
                 if name not in found:
                     found[name] = np.empty((*values.shape[:-3], *block.shape), values.dtype)
                 found[name][(..., *slab.within(block))] = values
-    return found
+        if len(voted) < len(wanted):
+            cells, adrift = block_cells(plan, block, pieces, device)
+            found |= cells
+    return found, adrift
 
 
 def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> Tally:
@@ -127,7 +153,7 @@ def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> 
     tally = Tally(blocks=1, voxels=block.voxels)
     tally.add(own[1])
     with tally.stage("vote"):
-        found = finish(job, block, wanted_of(job.plan), own, *rims)
+        found, tally.adrift = _finished(job, block, wanted_of(job.plan), own, *rims)
     with tally.stage("write"):
         objects = write_block(job, block, found, tally)
     return mark_block(job, block, tally, objects)
@@ -164,7 +190,7 @@ def _blank(plan: Plan, block: Box) -> dict[str, npt.NDArray[np.generic]]:
         result_name(array): np.zeros(
             (*((array.classes,) if array.classes else ()), *block.shape), array.dtype
         )
-        for array in plan.output.arrays
+        for array in block_arrays(plan.output)
     }
 
 
@@ -193,39 +219,12 @@ def _memory(plan: Plan, block: Box) -> Iterator[None]:
 
 def _view(plan: Plan, block: Box, sums: Sums) -> View:
     return view_of(
-        sums, block, working=plan.working, shape=plan.facts.shape, median=plan.options.median
+        class_sums(sums, binary=plan.mode == "binary"),
+        block,
+        working=plan.working,
+        shape=plan.facts.shape,
+        median=plan.options.median,
     )
-
-
-def gather(
-    plan: Plan,
-    block: Box,
-    orientation: Orientation,
-    pieces: Sequence[Sums],
-    device: torch.device,
-) -> Sums:
-    """One block's sums of one orientation, all pieces added up."""
-    need = plan.need(block, orientation)
-    if len(pieces) == 1 and pieces[0].box.contains(need):
-        return on_device(pieces[0].cut(need), device)
-    planes, spans = orientation.spans(need)
-    shape = [b - a for a, b in ([planes] if orientation.stack is not None else []) + list(spans)]
-    dtype = torch.int32 if plan.options.accumulation == "fixed" else torch.float32
-    total = torch.zeros((plan.channels, *shape), dtype=dtype, device=device)
-    sums = Sums(orientation.name, need, total, None)
-    for piece in pieces:
-        common = piece.box.intersect(need)
-        if common is not None:
-            sums.add(on_device(piece.cut(common), device))
-    return sums
-
-
-def on_device(sums: Sums, device: torch.device) -> Sums:
-    """The same sums as tensors on `device`; they travel between workers as NumPy arrays."""
-    total, missing = (
-        torch.as_tensor(a).to(device) if a is not None else None for a in (sums.total, sums.missing)
-    )
-    return Sums(sums.orientation, sums.box, total, missing)
 
 
 def finish_one(
@@ -267,10 +266,15 @@ def leaves_nothing(plan: Plan) -> bool:
     """
     if not plan.options.skip_empty or plan.working != plan.facts.shape:
         return False
+    wanted = [name for name in wanted_of(plan) if not name.startswith(f"{PLANES}/")]
+    if plan.objects is not None:
+        # Cells are where classes are, which "labels" stands for.
+        wanted.append("labels")
     covered = torch.zeros((1, 1, 1), dtype=torch.bool)
-    logits = fill_unpredicted(torch.zeros((plan.channels, 1, 1, 1)), covered)
+    count = 1 if plan.mode == "binary" else plan.semantic[1] - plan.semantic[0]
+    logits = fill_unpredicted(torch.zeros((count, 1, 1, 1)), covered)
     views = [View(orientation.name, logits, covered) for orientation in plan.orientations]
-    return not any(values.any() for values in results(views, plan.ballot, wanted_of(plan)).values())
+    return not any(values.any() for values in results(views, plan.ballot, wanted).values())
 
 
 def _prepared(
