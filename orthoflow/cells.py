@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orthoflow.geometry.cells import Window
+from orthoflow.geometry.following import FlowRule
 from orthoflow.geometry.output import PLANES
 from orthoflow.geometry.scale import nearest_box, nearest_places
-from orthoflow.kernels.planes import plane_cells, plane_classes
+from orthoflow.kernels.planes import plane_cells, plane_classes, plane_flow_cells
 from orthoflow.sums import class_sums, gather
 
 if TYPE_CHECKING:
@@ -31,24 +32,21 @@ _AT_ONCE = 2**23
 
 
 def block_cells(
-    plan: Plan, block: Box, pieces: Sequence[Sums], device: torch.device
+    plan: Plan, objects: CellPlan, block: Box, pieces: Sequence[Sums], device: torch.device
 ) -> tuple[dict[str, npt.NDArray[np.generic]], int]:
     """Cells (z, y, x) of every orientation by result, and the pixels adrift of all.
 
     A run on a coarser or finer grid than the volume's finds cells there; each voxel has the cell of
     the working voxel that is nearest to it.
     """
-    objects = plan.objects
-    assert objects is not None
     held = nearest_box(block, source=plan.working, target=plan.facts.shape)
     found: dict[str, npt.NDArray[np.generic]] = {}
     adrift = 0
     for orientation in plan.orientations:
         stack = _Stack(plan, objects, orientation, pieces, device)
-        cells, lost = stack.cells(held)
-        cells = _on_output(cells, held, plan, block)
+        cells, lost = (_on_output(array, held, plan, block) for array in stack.cells(held))
         found[f"{PLANES}/{orientation.name}"] = cells.astype(objects.dtype)
-        adrift += lost
+        adrift += int(lost.sum())
     return found, adrift
 
 
@@ -62,8 +60,8 @@ class _Stack:
     pieces: Sequence[Sums]
     device: torch.device
 
-    def cells(self, wanted: Box) -> tuple[npt.NDArray[np.int64], int]:
-        """Cells (z, y, x) of working voxels, and how many are adrift."""
+    def cells(self, wanted: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Cells (z, y, x) of working voxels, and which of these are adrift."""
         objects, orientation = self.objects, self.orientation
         planes, (rows, columns) = orientation.spans(wanted)
         height, width = orientation.plane_shape(self.plan.working)
@@ -73,21 +71,31 @@ class _Stack:
         # Of the recursive median all planes are filtered at once.
         recursive = objects.median_rule == "recursive" and self.plan.options.median > 1
         ready = self._classes(planes, window) if recursive else None
-        cells, adrift = [], 0
+        cells, adrift = [], []
         for first in range(*planes, step):
             here = (first, min(first + step, planes[1]))
-            if ready is None:
-                classes = self._classes(here, window)
-            else:
-                classes = ready[here[0] - planes[0] : here[1] - planes[0]]
-            outputs = (objects.semantic[1], self.plan.channels)
-            heads = self._sums(here, spans, outputs)
-            labels, lost = plane_cells(
-                classes, heads, window, objects, self.plan.factors[slice(*outputs)]
-            )
+            known = None if ready is None else ready[first - planes[0] : here[1] - planes[0]]
+            labels, lost = self._labels(here, window, spans, known)
             cells.append(labels.cpu().numpy())
-            adrift += lost
-        return np.concatenate(cells).transpose([i - 1 for i in orientation.inverse[1:]]), adrift
+            adrift.append(lost.cpu().numpy())
+        order = [i - 1 for i in orientation.inverse[1:]]
+        return np.concatenate(cells).transpose(order), np.concatenate(adrift).transpose(order)
+
+    def _labels(
+        self, planes: Span, window: Window, spans: tuple[Span, ...], known: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cells of the window in some planes, from outputs over wider spans.
+
+        `known` are the classes of its pixels, where they are known.
+        """
+        objects = self.objects
+        if isinstance(objects.cells, FlowRule):
+            sums = self._sums(planes, spans, (0, self.plan.channels))
+            return plane_flow_cells(sums, planes, window, objects.cells)
+        classes = self._classes(planes, window) if known is None else known
+        outputs = (objects.semantic[1], self.plan.channels)
+        heads = self._sums(planes, spans, outputs)
+        return plane_cells(classes, heads, window, objects, self.plan.factors[slice(*outputs)])
 
     def _classes(self, planes: Span, window: Window) -> torch.Tensor:
         """Classes of the window in some planes."""
@@ -111,9 +119,7 @@ class _Stack:
         return gather(self.plan, box, self.orientation, self.pieces, self.device, channels=channels)
 
 
-def _on_output(
-    cells: npt.NDArray[np.int64], held: Box, plan: Plan, block: Box
-) -> npt.NDArray[np.int64]:
+def _on_output(cells: npt.NDArray[Any], held: Box, plan: Plan, block: Box) -> npt.NDArray[Any]:
     """Cells of the working voxels `held` on the voxels of the output."""
     for axis in range(3):
         if plan.working[axis] != plan.facts.shape[axis]:

@@ -253,6 +253,7 @@ def _record(
         "block": list(plan.block),
         "output": plan.output.to_dict(),
         "labels": {
+            "kind": "planes",
             "orientations": list(sources),
             "sources": {name: _kept(ref) for name, (ref, _) in sources.items()},
             "label_divisor": options.label_divisor,

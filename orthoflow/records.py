@@ -16,6 +16,7 @@ import orthoflow
 from orthoflow.errors import BadInput
 from orthoflow.options import WORK, wish_of
 from orthoflow.plan.costs import sampled_bytes
+from orthoflow.plan.objects import FlowPlan
 from orthoflow.stores.markers import block_number_of
 from orthoflow.stores.urls import display_url
 
@@ -161,13 +162,23 @@ def run_record(plan: Plan, model: ModelRef, grey: Any, settings: dict[str, Any])
 
 def _labels(plan: Plan) -> dict[str, Any]:
     """How the passes over labels find instances, of a run that has them."""
-    if plan.objects is None:
+    objects = plan.objects
+    if objects is None:
         return {}
+    if isinstance(objects, FlowPlan):
+        facts: dict[str, Any] = {
+            "kind": "ends",
+            "shape": list(plan.working),
+            "axes": list(objects.flow.axes),
+            "rule": asdict(objects.rule),
+        }
+        return {"labels": facts}
     facts = {
+        "kind": "planes",
         "orientations": [orientation.name for orientation in plan.orientations],
         "sources": None,
-        "label_divisor": plan.objects.divisor,
-        "rule": asdict(plan.objects.rule),
+        "label_divisor": objects.divisor,
+        "rule": asdict(objects.rule),
     }
     return {"labels": facts}
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from orthoflow.blockio import is_constant, mark_block, read_voxels, write_block
+from orthoflow.blockio import is_constant, mark_block, read_voxels, write_block, write_ends
 from orthoflow.cells import block_cells
+from orthoflow.ends import block_ends
 from orthoflow.errors import BlockFailed
 from orthoflow.geometry.box import Box, split
 from orthoflow.geometry.orientations import ORIENTATIONS
-from orthoflow.geometry.output import PLANES
+from orthoflow.geometry.output import ENDS, PLANES
 from orthoflow.job import Job, Tally, block_arrays, recipe_of, result_name, wanted_of
 from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.kernels.finish import View, results, view_of
@@ -22,7 +24,9 @@ from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import resample, to_device
 from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes, total_work
+from orthoflow.plan.objects import FlowPlan
 from orthoflow.reduce.blend import Sums
+from orthoflow.reduce.ends import no_ends
 from orthoflow.reduce.vote import fill_unpredicted
 from orthoflow.sums import class_sums, gather
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from orthoflow.geometry.shares import Share
     from orthoflow.models import Model
     from orthoflow.plan import Part, Plan
+    from orthoflow.reduce.ends import EndTable
 
 # Voxels that are voted on at once: a few megabytes of float32 for each orientation.
 _SLAB_VOXELS = 2**18
@@ -108,18 +113,27 @@ def finish(
 
     Slab by slab: what lies between sums and results stays in the processor's cache.
     """
-    return _finished(job, block, wanted, own, *rims)[0]
+    return _finished(job, block, wanted, own, *rims).results
+
+
+@dataclass(slots=True)
+class _Finished:
+    """A block's results by name, and what else it leaves."""
+
+    results: dict[str, npt.NDArray[np.generic]]
+    adrift: int = 0
+    """Voxels of objects that found no middle; see `Tally`."""
+    ends: EndTable | None = None
 
 
 def _finished(
     job: Job, block: Box, wanted: Sequence[str], own: Inferred, *rims: list[Sums]
-) -> tuple[dict[str, npt.NDArray[np.generic]], int]:
-    """Results by name, and pixels adrift."""
+) -> _Finished:
     plan = job.plan
     pieces = [*own[0], *(piece for rim in rims for piece in rim)]
     found: dict[str, npt.NDArray[np.generic]] = {}
-    adrift = 0
-    voted = [name for name in wanted if not name.startswith(f"{PLANES}/")]
+    done = _Finished(found)
+    voted = [name for name in wanted if not _is_of_objects(name)]
     depth = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
     with _compute(plan) as device:
         for slab in split(block, (depth, *block.shape[1:]), block.start) if voted else ():
@@ -143,9 +157,19 @@ def _finished(
                     found[name] = np.empty((*values.shape[:-3], *block.shape), values.dtype)
                 found[name][(..., *slab.within(block))] = values
         if len(voted) < len(wanted):
-            cells, adrift = block_cells(plan, block, pieces, device)
-            found |= cells
-    return found, adrift
+            objects = plan.objects
+            if isinstance(objects, FlowPlan):
+                more, done.ends, done.adrift = block_ends(plan, objects, block, pieces, device)
+                found |= more
+            elif objects is not None:
+                more, done.adrift = block_cells(plan, objects, block, pieces, device)
+                found |= more
+    return done
+
+
+def _is_of_objects(name: str) -> bool:
+    """Whether a result is for the passes that make objects."""
+    return name == ENDS or name.startswith(f"{PLANES}/")
 
 
 def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> Tally:
@@ -153,9 +177,12 @@ def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> 
     tally = Tally(blocks=1, voxels=block.voxels)
     tally.add(own[1])
     with tally.stage("vote"):
-        found, tally.adrift = _finished(job, block, wanted_of(job.plan), own, *rims)
+        done = _finished(job, block, wanted_of(job.plan), own, *rims)
+    tally.adrift = done.adrift
     with tally.stage("write"):
-        objects = write_block(job, block, found, tally)
+        objects = write_block(job, block, done.results, tally)
+        if done.ends is not None:
+            write_ends(job, block, done.ends)
     return mark_block(job, block, tally, objects)
 
 
@@ -178,6 +205,8 @@ def run_block(
                 if plan.options.resumes:  # an earlier run may have left something torn there
                     write_block(job, block, _blank(plan, block), tally)
                     tally.bytes_written = 0
+                if isinstance(plan.objects, FlowPlan):
+                    write_ends(job, block, no_ends())
                 return mark_block(job, block, tally, ())
         own = infer(job, part, block, voxels)
         own[1].add(tally)
@@ -266,9 +295,9 @@ def leaves_nothing(plan: Plan) -> bool:
     """
     if not plan.options.skip_empty or plan.working != plan.facts.shape:
         return False
-    wanted = [name for name in wanted_of(plan) if not name.startswith(f"{PLANES}/")]
+    wanted = [name for name in wanted_of(plan) if not _is_of_objects(name)]
     if plan.objects is not None:
-        # Cells are where classes are, which "labels" stands for.
+        # Objects are where classes are, which "labels" stands for.
         wanted.append("labels")
     covered = torch.zeros((1, 1, 1), dtype=torch.bool)
     count = 1 if plan.mode == "binary" else plan.semantic[1] - plan.semantic[0]

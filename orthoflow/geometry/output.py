@@ -26,6 +26,8 @@ _RESERVED = "orthoflow"
 
 PLANES = "planes"
 """Group of the per-plane cells of each orientation."""
+ENDS = "flows/ends"
+"""Array of where voxels end that follow the flow: 1 + raster index, 0 is background."""
 
 Stage = Literal["blocks", "labels"]
 """Tasks that write arrays: those of the network, and those that paint instances afterwards."""
@@ -69,8 +71,8 @@ class ArraySpec:
 
     @property
     def pyramid(self) -> bool:
-        """Whether it has levels: per-plane cells are not for looking at."""
-        return not self.path.startswith(f"{PLANES}/")
+        """Whether it has levels: what is there for later passes alone is not looked at."""
+        return self.path != ENDS and not self.path.startswith(f"{PLANES}/")
 
 
 @dataclass(frozen=True, slots=True)

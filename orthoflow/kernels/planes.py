@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from orthoflow.geometry.cells import no_center
+from orthoflow.geometry.box import Box
+from orthoflow.geometry.cells import CellRule, no_center
 from orthoflow.geometry.orientations import ORIENTATIONS
 from orthoflow.kernels.centers import Heads, harden, label_cells
+from orthoflow.kernels.fields import plane_flows
+from orthoflow.kernels.flows import flow_labels
 from orthoflow.kernels.medians import median_along_stack, recursive_median
 from orthoflow.reduce.vote import fill_unpredicted
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orthoflow.geometry.cells import Span, Window
+    from orthoflow.geometry.following import FlowRule
     from orthoflow.plan.objects import CellPlan
     from orthoflow.reduce.blend import Sums
 
@@ -54,7 +58,7 @@ def plane_cells(
     window: Window,
     objects: CellPlan,
     factors: Sequence[float],
-) -> tuple[torch.Tensor, int]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cells (planes, rows, columns), int64, of the things in the window, 0 elsewhere.
 
     Parameters
@@ -68,9 +72,10 @@ def plane_cells(
     Returns
     -------
     cells, adrift
-        `adrift` pixels are a thing's and have no centre in reach; all of a class in a plane carry
-        one label.
+        `adrift` (bool) pixels are a thing's and have no centre in reach; all of a class in a plane
+        carry one label.
     """
+    assert isinstance(objects.cells, CellRule)
     maps, _ = sums.logits()
     maps = maps / maps.new_tensor(factors).reshape(-1, 1, 1, 1)
     _, spans = ORIENTATIONS[sums.orientation].spans(sums.box)
@@ -85,7 +90,39 @@ def plane_cells(
         thing |= classes == number
     classes = classes * thing
     cells = label_cells(classes, heads, window, objects.cells, things=objects.things)
-    adrift = int((cells >= no_center(window.plane, 0)).sum())
+    adrift = cells >= no_center(window.plane, 0)
     if objects.divisor is not None:
         cells = torch.where(thing, cells + classes.to(torch.int64) * objects.divisor, 0)
     return cells, adrift
+
+
+@torch.inference_mode()
+def plane_flow_cells(
+    sums: Sums, planes: Span, window: Window, rule: FlowRule
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cells (planes, rows, columns), int64, of a window: what ends in one place of its plane.
+
+    Parameters
+    ----------
+    sums
+        Of flows and logit (3, planes, rows, columns) of the same planes, with the `flow_halo` of
+        one go around the window.
+
+    Returns
+    -------
+    cells, adrift
+        1 + place of the sink in its plane; `adrift` (bool) pixels left their reach.
+    """
+    outputs, covered = sums.logits()
+    logit = fill_unpredicted(outputs[2:], covered)
+    _, spans = ORIENTATIONS[sums.orientation].spans(sums.box)
+    # Planes are counted from the first: none looks at another.
+    count = planes[1] - planes[0]
+    rows, columns = window.spans
+    box = Box((0, spans[0][0], spans[1][0]), (count, spans[0][1], spans[1][1]))
+    wanted = Box((0, rows[0], columns[0]), (count, rows[1], columns[1]))
+    field = plane_flows(torch.cat([outputs[:2], logit]), box)
+    labels, ends = flow_labels(field, wanted, (count, *window.plane), rule)
+    adrift = torch.zeros_like(labels, dtype=torch.bool)
+    adrift[ends.local(wanted, (count, *window.plane))] = ends.stopped
+    return labels, adrift

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orthoflow.geometry.box import Triple
     from orthoflow.geometry.facts import VolumeFacts
     from orthoflow.options import Options
+    from orthoflow.reduce.engine import Instances
 
 _MICROMETRES = {
     **dict.fromkeys(("um", "micrometer"), 1.0),
@@ -86,23 +87,37 @@ def label_arrays(options: Options, orientations: tuple[str, ...]) -> list[ArrayS
     return [ArraySpec(name, "labels", "uint32", 0, (), "labels") for name in names]
 
 
-def rule_of(options: Options, facts: VolumeFacts, *, views: int) -> Rule:
+def rule_of(options: Options, facts: VolumeFacts, *, views: int, method: str | None = None) -> Rule:
     """How instances are found in so many orientations, every size in voxels."""
     usual = options.votes == default_of("votes")
     if options.votes > views and not usual:
         raise BadInput(
             f"votes {options.votes} cannot be reached with {views} orientations; use 1 to {views}"
         )
+    instances = method or options.instances or "components"
+    if instances == "flows":
+        raise BadInput("instances flows is for flow networks; use components or empanada")
+    if instances == "stitch" and views > 1:
+        raise BadInput(
+            f"instances stitch joins the planes of one orientation, {views} are given; use one, "
+            "such as orientations xy"
+        )
     return Rule(
-        instances=cast("Literal['components', 'empanada']", options.instances),
+        instances=cast("Instances", instances),
         votes=min(options.votes, views),
-        min_size=_voxels("min_size", options.min_size, facts, axes=3),
+        min_size=size_voxels("min_size", options.min_size, facts),
         min_extent=length_voxels("min_extent", options.min_extent, facts),
         allow_one_view=options.allow_one_view,
         merge_iou=options.merge_iou,
         merge_ioa=options.merge_ioa,
         cluster_iou=options.cluster_iou,
+        stitch_threshold=options.stitch_threshold,
     )
+
+
+def size_voxels(name: str, text: str, facts: VolumeFacts) -> int:
+    """A volume in voxels; see `_voxels`."""
+    return _voxels(name, text, facts, axes=3)
 
 
 def length_voxels(name: str, text: str, facts: VolumeFacts) -> int:

@@ -7,29 +7,40 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from orthoflow.errors import BadInput
+from orthoflow.geometry.box import Box
 from orthoflow.geometry.cells import CellRule, Window, cells_needed
-from orthoflow.geometry.output import PLANES, ArraySpec
-from orthoflow.models.heads import CELLPROB, SEMANTIC, channels_of, class_count, thing_classes
-from orthoflow.options import INSTANCES, wish_of
-from orthoflow.plan.labels import label_arrays, length_voxels, rule_of
+from orthoflow.geometry.following import FlowRule, flow_halo, smoothing_halo
+from orthoflow.geometry.output import ENDS, PLANES, ArraySpec
+from orthoflow.models.heads import (
+    FLOW_SCALE,
+    SEMANTIC,
+    channels_of,
+    class_count,
+    thing_classes,
+)
+from orthoflow.options import triple
+from orthoflow.plan.labels import label_arrays, length_voxels, rule_of, size_voxels
+from orthoflow.plan.tasks import method_of, task_of
+from orthoflow.reduce.ends import EndRule
+from orthoflow.reduce.vote import logit_of
 
 if TYPE_CHECKING:
-    from orthoflow.geometry.box import Box, Triple
+    from orthoflow.geometry.box import Triple
     from orthoflow.geometry.facts import VolumeFacts
     from orthoflow.geometry.orientations import Orientation
     from orthoflow.models.card import Card
-    from orthoflow.models.heads import Task
     from orthoflow.options import Options
     from orthoflow.reduce.engine import Rule
     from orthoflow.reduce.vote import Mode
 
 MedianRule = Literal["plain", "recursive"]
+Combination = Literal["mean", "sum"]
 
 # Of the grid on which centres are sought: with heads of full resolution, and of a quarter.
 _FINE_DISTANCE, _COARSE_DISTANCE = 7, 3
 _COARSE_STEP = 4
 # Voxels across the largest object, where neither the user nor the card says.
-_USUAL_DIAMETER = 256
+_USUAL_THING, _USUAL_CELL = 256, 128
 _DIAMETERS = 4
 # Labels of a plane beyond its centres: one for each class (`geometry.cells.no_center`).
 _MOST_CLASSES = 256
@@ -39,7 +50,8 @@ _MOST_CLASSES = 256
 class CellPlan:
     """How planes of a panoptic network become cells, and cells of all orientations instances."""
 
-    cells: CellRule
+    cells: CellRule | FlowRule
+    """Of panoptic networks; of flow networks, whose planes are followed one by one."""
     things: tuple[int, ...]
     semantic: tuple[int, int]
     """First and end of the class logits among the blended channels."""
@@ -53,6 +65,10 @@ class CellPlan:
     def need(self, need: Box, orientation: Orientation, working: Triple) -> Box:
         """Working voxels whose outputs the cells in the working voxels `need` depend on."""
         planes, (rows, columns) = orientation.spans(need)
+        if isinstance(self.cells, FlowRule):
+            halo = flow_halo(self.cells, once=True)
+            by = [0 if axis == orientation.stack else halo for axis in range(3)]
+            return grown(need, (by[0], by[1], by[2]), working)
         height, width = orientation.plane_shape(working)
         window = Window((height, width), rows, columns)
         spans = []
@@ -67,94 +83,133 @@ class CellPlan:
         return planes + label_arrays(options, names)
 
 
-def task_of(card: Card, options: Options) -> Task:
-    """What the network is used for; `semantic_only` leaves its other heads alone."""
-    return "semantic" if options.semantic_only else card.task
+@dataclass(frozen=True, slots=True)
+class FlowPlan:
+    """How outputs of a flow network become one field, and what ends in one place an object."""
+
+    flow: FlowRule
+    combination: Combination
+    weights: tuple[float, ...]
+    """Of each orientation, in the canonical order."""
+    smoothing: tuple[float, float, float]
+    """Sigma of the flow's Gaussian along z, y, x, working voxels."""
+    semantic: tuple[int, int]
+    """First and end of the foreground's logit among the blended channels."""
+    rule: EndRule
+    dtype: str
+    """Of stored ends."""
+
+    def need(self, need: Box, orientation: Orientation, working: Triple) -> Box:
+        """Working voxels whose outputs the ends of the working voxels `need` depend on."""
+        del orientation
+        return self.field(self.followed(need, working), working)
+
+    def followed(self, wanted: Box, working: Triple) -> Box:
+        """Voxels whose flow those of `wanted` follow."""
+        return grown(wanted, (self.flow.reach,) * 3, working)
+
+    def field(self, followed: Box, working: Triple) -> Box:
+        """Voxels from which the flow of `followed` is made."""
+        z, y, x = map(smoothing_halo, self.smoothing)
+        return grown(followed, (z, y, x), working)
+
+    def arrays(self, options: Options, names: tuple[str, ...]) -> list[ArraySpec]:
+        """Arrays of ends and objects, without levels."""
+        del names
+        return [ArraySpec(ENDS, "labels", self.dtype, 0, ()), *label_arrays(options, ())]
 
 
-def kept_channels(card: Card, task: Task) -> tuple[int, int]:
-    """First and end of the network's outputs that are used."""
-    if task != "semantic" or card.task == "semantic":
-        return 0, card.outputs
-    head = channels_of(card, SEMANTIC if card.task == "panoptic" else CELLPROB)
-    return head.start, head.stop
+def grown(box: Box, by: Triple, shape: Triple) -> Box:
+    """The box and `by` voxels around it along each axis, as far as a volume of `shape` goes."""
+    start = tuple(max(0, a - n) for a, n in zip(box.start, by, strict=True))
+    stop = tuple(min(s, b + n) for b, n, s in zip(box.stop, by, shape, strict=True))
+    return Box(cast("Triple", start), cast("Triple", stop))
 
 
-def semantic_logits(card: Card, task: Task) -> int:
-    """Logits of the classes."""
-    if task == "semantic":
-        first, end = kept_channels(card, task)
-        return end - first
-    head = channels_of(card, SEMANTIC if task == "panoptic" else CELLPROB)
-    return int(head.stop - head.start)
+ObjectPlan = CellPlan | FlowPlan
 
 
-def blended_channels(mode: Mode, kept: tuple[int, int], objects: CellPlan | None) -> int:
+def blended_channels(mode: Mode, kept: tuple[int, int], objects: ObjectPlan | None) -> int:
     """Channels that are blended: one foreground logit of a binary answer, else all."""
     return 1 if mode == "binary" and objects is None else kept[1] - kept[0]
 
 
-def check_objects(card: Card, options: Options, task: Task) -> None:
-    """Refuse options for objects where none are made, and networks whose objects cannot be."""
-    if options.semantic_only and card.task == "semantic":
-        raise BadInput(f"semantic_only: {card.name!r} is a semantic network; leave it out")
-    if task == "semantic":
-        for name in options.changed():
-            if wish_of(name).group == INSTANCES and name != "semantic_only":
-                raise BadInput(
-                    f"{name} is for instances, and {card.name!r} gives none here; leave it out, "
-                    "or see orthoflow consensus"
-                )
-        return
-    if task == "flows":
-        raise BadInput(
-            f"model {card.name!r} is a flows network, and a run cannot make objects of flows yet; "
-            "use a panoptic one"
-        )
-    if card.ndim == 3:
-        raise BadInput(
-            f"model {card.name!r} takes 3-D patches, and cells are found in planes; use "
-            "semantic_only, or a 2-D panoptic network"
-        )
-
-
-def cell_plan(
+def object_plan(
     facts: VolumeFacts,
     card: Card,
     options: Options,
     working: Triple,
     orientations: tuple[Orientation, ...],
-) -> CellPlan:
-    """Numbers of the cells of a panoptic network.
+) -> ObjectPlan | None:
+    """How the network's outputs become objects; None where only classes are wanted.
 
     Raises
     ------
     BadInput
         If the options cannot be meant.
     """
+    task = task_of(card, options)
+    if task == "semantic":
+        return None
+    if method_of(card, options, task) == "flows":
+        return _flow_plan(facts, card, options, working, orientations)
+    return _cell_plan(facts, card, options, working, orientations)
+
+
+def _cell_plan(
+    facts: VolumeFacts,
+    card: Card,
+    options: Options,
+    working: Triple,
+    orientations: tuple[Orientation, ...],
+) -> CellPlan:
+    """Numbers of the cells of planes."""
+    cells: CellRule | FlowRule
+    if card.task == "flows":
+        cells = _flow_rule(facts, card, options, working, axes=(1, 2))
+        semantic = (card.outputs - 1, card.outputs)
+    else:
+        cells = _cell_rule(facts, card, options, working)
+        semantic = (0, channels_of(card, SEMANTIC).stop)
+    classes = class_count(card)
+    pixels = max(math.prod(o.plane_shape(working)) for o in orientations) + 1 + _MOST_CLASSES
+    divisor = pixels + 1 if classes > 2 else None
+    largest = pixels if divisor is None else divisor * (classes + 1)
+    if largest >= 2**63:
+        raise BadInput(f"planes of {pixels:,} pixels are more than cells can be numbered in")
+    method = method_of(card, options, card.task)
+    return CellPlan(
+        cells=cells,
+        things=thing_classes(card),
+        semantic=semantic,
+        divisor=divisor,
+        median_rule=cast("MedianRule", options.median_rule or _usual_median_rule(options)),
+        rule=rule_of(options, facts, views=len(orientations), method=method),
+        dtype="uint32" if largest < 2**32 else "uint64",
+    )
+
+
+def _cell_rule(facts: VolumeFacts, card: Card, options: Options, working: Triple) -> CellRule:
     step = _COARSE_STEP if options.fine_boundaries is False else 1
-    distance = options.center_distance or (_FINE_DISTANCE if step == 1 else _COARSE_DISTANCE)
-    cells = CellRule(
+    return CellRule(
         center_threshold=options.center_threshold,
-        center_distance=distance,
-        reach=reach_of(facts, card, options, working),
+        center_distance=options.center_distance
+        or (_FINE_DISTANCE if step == 1 else _COARSE_DISTANCE),
+        reach=reach_of(facts, card, options, working, usual=_USUAL_THING),
         step=step,
         zoom=1,
     )
-    things = thing_classes(card)
-    pixels = max(math.prod(o.plane_shape(working)) for o in orientations) + 1 + _MOST_CLASSES
-    divisor = pixels + 1 if class_count(card) > 2 else None
-    largest = pixels if divisor is None else divisor * (class_count(card) + 1)
-    if largest >= 2**63:
-        raise BadInput(f"planes of {pixels:,} pixels are more than cells can be numbered in")
-    return CellPlan(
-        cells=cells,
-        things=things,
-        semantic=(0, channels_of(card, SEMANTIC).stop),
-        divisor=divisor,
-        median_rule=cast("MedianRule", options.median_rule or _usual_median_rule(options)),
-        rule=rule_of(options, facts, views=len(orientations)),
-        dtype="uint32" if largest < 2**32 else "uint64",
+
+
+def _flow_rule(
+    facts: VolumeFacts, card: Card, options: Options, working: Triple, *, axes: tuple[int, ...]
+) -> FlowRule:
+    return FlowRule(
+        scale=1 / FLOW_SCALE,
+        threshold=logit_of(options.threshold),
+        steps=options.flow_steps,
+        reach=reach_of(facts, card, options, working, usual=_USUAL_CELL),
+        axes=axes,
     )
 
 
@@ -162,7 +217,33 @@ def _usual_median_rule(options: Options) -> MedianRule:
     return "recursive" if options.instances == "empanada" and options.median > 1 else "plain"
 
 
-def reach_of(facts: VolumeFacts, card: Card, options: Options, working: Triple) -> int:
+def _flow_plan(
+    facts: VolumeFacts,
+    card: Card,
+    options: Options,
+    working: Triple,
+    orientations: tuple[Orientation, ...],
+) -> FlowPlan:
+    """Numbers of the field of a flow network."""
+    z, y, x = triple("flow_smoothing", options.flow_smoothing)
+    voxels = math.prod(working)
+    return FlowPlan(
+        flow=_flow_rule(facts, card, options, working, axes=(0, 1, 2)),
+        combination=cast("Combination", options.flow_combination),
+        weights=options.plane_weights or (1.0,) * len(orientations),
+        smoothing=(z, y, x),
+        semantic=(card.outputs - 1, card.outputs),
+        rule=EndRule(
+            min_size=size_voxels("min_size", options.min_size, facts),
+            min_extent=length_voxels("min_extent", options.min_extent, facts),
+        ),
+        dtype="uint32" if voxels < 2**32 - 1 else "uint64",
+    )
+
+
+def reach_of(
+    facts: VolumeFacts, card: Card, options: Options, working: Triple, *, usual: int
+) -> int:
     """Working voxels from a voxel to the middle of its object, at most."""
     if options.max_diameter is not None:
         voxels = length_voxels("max_diameter", options.max_diameter, facts)
@@ -172,13 +253,13 @@ def reach_of(facts: VolumeFacts, card: Card, options: Options, working: Triple) 
         return math.ceil(voxels / 2 * ratio)
     if card.diameter is not None:
         return math.ceil(card.diameter * _DIAMETERS / 2)
-    return _USUAL_DIAMETER // 2
+    return usual // 2
 
 
-def check_median_rule(objects: CellPlan, options: Options, region: Box, block: Triple) -> None:
-    """Refuse a recursive median over stacks that blocks would cut."""
-    if objects.median_rule == "recursive" and options.median > 1 and block != region.shape:
-        whole = ",".join(map(str, region.shape))
+def check_median_rule(objects: CellPlan, options: Options, block: Triple, shape: Triple) -> None:
+    """Refuse a recursive median over stacks that blocks, or the region, would cut."""
+    if objects.median_rule == "recursive" and options.median > 1 and block != shape:
+        whole = ",".join(map(str, shape))
         raise BadInput(
             f"median {options.median} with median_rule recursive (empanada's, in which a plane "
             f"depends on all before it) needs whole stacks in one block; use block {whole}, or "

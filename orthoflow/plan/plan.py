@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orthoflow.geometry.facts import VolumeFacts
     from orthoflow.geometry.tiling import Tiling
     from orthoflow.models.card import Card
-    from orthoflow.plan.objects import CellPlan
+    from orthoflow.plan.objects import ObjectPlan
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -76,7 +76,7 @@ class Plan:
     output: OutputSpec
     kept: tuple[int, int]
     """First and end of the network's outputs that are used."""
-    objects: CellPlan | None = None
+    objects: ObjectPlan | None = None
     """How outputs become objects; None of a semantic run."""
 
     # ----------------------------------------------------------------- what the kernels are told

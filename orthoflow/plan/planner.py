@@ -23,15 +23,13 @@ from orthoflow.options import Options, triple
 from orthoflow.plan import blocks as blocking
 from orthoflow.plan.objects import (
     CellPlan,
+    ObjectPlan,
     blended_channels,
-    cell_plan,
     check_median_rule,
-    check_objects,
-    kept_channels,
-    semantic_logits,
-    task_of,
+    object_plan,
 )
 from orthoflow.plan.plan import Plan, Way
+from orthoflow.plan.tasks import check_objects, kept_channels, semantic_logits, task_of
 
 if TYPE_CHECKING:
     from orthoflow.geometry.facts import VolumeFacts
@@ -67,9 +65,7 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     ways = _ways(oriented, working, card, options)
     roi = options.roi
     region = Box.whole(facts.shape) if roi is None else parse_roi(roi, facts.shape)
-    objects = None
-    if task == "panoptic":
-        objects = cell_plan(facts, card, options, working, oriented)
+    objects = object_plan(facts, card, options, working, oriented)
     arrays = _arrays(options, oriented, objects, classes=0 if mode == "binary" else logits)
     chunk, shard, block = blocking.choose(
         region.shape,
@@ -77,8 +73,8 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
         patch=_longest_patch(ways, facts.shape, working),
         copies=most_copies(arrays),
     )
-    if objects is not None:
-        check_median_rule(objects, options, region, block)
+    if isinstance(objects, CellPlan):
+        check_median_rule(objects, options, block, facts.shape)
     levels = pyramid_levels(region.shape, facts.voxel_size, chunk, shard, count=options.levels)
     sums = blocking.sums_bytes(block, card.ndim, blended_channels(mode, kept, objects))
     return Plan(
@@ -244,7 +240,7 @@ def _fields(normalization: Normalization) -> dict[str, Any]:
 def _arrays(
     options: Options,
     oriented: tuple[Orientation, ...],
-    objects: CellPlan | None,
+    objects: ObjectPlan | None,
     *,
     classes: int,
 ) -> tuple[ArraySpec, ...]:
