@@ -28,6 +28,7 @@ from orthoflow.reduce.matching import Objects
 from orthoflow.reduce.merging import merge
 from orthoflow.reduce.tablefile import dump, load
 from orthoflow.reduce.triples import apply, merged
+from orthoflow.relabel import AnyRule, rule_in_force
 from orthoflow.stores.ledger import Outline
 from orthoflow.stores.markers import block_number_of, list_marker_names
 from orthoflow.stores.tables import ENDS_STEP, create_table, ends_key, list_tables, read_table
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from orthoflow.graph import Maker, Node
     from orthoflow.reduce.blocktables import BlockTables
     from orthoflow.stores.volumes import VolumeRef
-
-AnyRule = Rule | EndRule
 
 # Table of the instances: one for the whole output, where those of blocks lie.
 INSTANCES = "instances"
@@ -61,7 +60,7 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, AnyRule]:
     try:
         facts = drive.record["labels"]
         kind = facts["kind"]
-        rule: AnyRule = EndRule(**facts["rule"]) if kind == "ends" else Rule(**facts["rule"])
+        rule = rule_in_force(drive)
         divisor, planes_key = None, ends_key(drive.fingerprint)
         if kind == "ends":
             known = None

@@ -14,7 +14,7 @@ import orthoflow
 from orthoflow import driver
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput
-from orthoflow.finalize import complete, done_blocks
+from orthoflow.finishing import complete, done_blocks
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.facts import VolumeFacts
 from orthoflow.options import CONSENSUS_OPTIONS, WORK, Options, triple, wish_of

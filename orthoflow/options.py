@@ -40,19 +40,15 @@ _IN, _GEO, _NET, _VOTE, INSTANCES, _OUT, WORK = (
 )  # fmt: skip
 
 
-CONSENSUS_OPTIONS = frozenset(
-    {"axes", "channel", "voxel_size", "missing_input", "roi", "storage_option", "votes", "name"}
-    | {"instances", "min_size", "min_extent", "label_divisor", "allow_one_view"}
-    | {
-        "stitch_threshold",
-        "merge_iou",
-        "merge_ioa",
-        "cluster_iou",
-        "keep_stacks",
-        "chunk",
-        "shard",
-        "levels",
-    }
+RULE_OPTIONS = frozenset(
+    {"instances", "votes", "min_size", "min_extent", "allow_one_view"}
+    | {"merge_iou", "merge_ioa", "cluster_iou", "stitch_threshold"}
+)
+"""Options by which the labels of an output can be made again, without a network."""
+
+CONSENSUS_OPTIONS = RULE_OPTIONS | frozenset(
+    {"axes", "channel", "voxel_size", "missing_input", "roi", "storage_option", "name"}
+    | {"label_divisor", "keep_stacks", "chunk", "shard", "levels"}
     | {"compression_level", "ome_version", "overwrite", "block", "cluster", "scheduler", "workers"}
     | {"resume", "take_over", "retries", "patience"}
 )
@@ -214,18 +210,8 @@ class Options:
         Text is converted; numbers stand for tuples of one. Names may be written with `-` and may
         be one of the seeds' names.
         """
-        known = option_names()
         found: dict[str, Any] = {}
-        for name, value in values.items():
-            # A job file may have keys that are no words, as in "1: x" or "on: x".
-            spelling = str(name).replace("_", "-")
-            key = known.get(spelling.lower())
-            if key is None:
-                near = difflib.get_close_matches(spelling, known, n=1)
-                hint = f"; did you mean {known[near[0]]}?" if near else "; see orthoflow run --help"
-                raise BadInput(f"option {name!r} is unknown{hint}")
-            if key in found:
-                raise BadInput(f"option {name!r} is given twice (as {key}); give it once")
+        for key, value in names_given(values).items():
             leave = value is None and default_of(key) is None
             found[key] = None if leave else _convert(key, value, wish_of(key))
         return cls(**found)
@@ -246,6 +232,30 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Every option as a JSON-able value."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def names_given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as given, by the names of the options that their spellings mean.
+
+    Raises
+    ------
+    BadInput
+        If a name is no option's, or one is given twice.
+    """
+    known = option_names()
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        # A job file may have keys that are no words, as in "1: x" or "on: x".
+        spelling = str(name).replace("_", "-")
+        key = known.get(spelling.lower())
+        if key is None:
+            near = difflib.get_close_matches(spelling, known, n=1)
+            hint = f"; did you mean {known[near[0]]}?" if near else "; see orthoflow run --help"
+            raise BadInput(f"option {name!r} is unknown{hint}")
+        if key in found:
+            raise BadInput(f"option {name!r} is given twice (as {key}); give it once")
+        found[key] = value
+    return found
 
 
 def which_part(options: Options, environ: Mapping[str, str]) -> tuple[int, int]:
