@@ -9,6 +9,7 @@ import numpy as np
 
 from orthoflow import graph
 from orthoflow import job as jobs
+from orthoflow.errors import BadInput
 from orthoflow.inputs import Source, find_source, remember
 from orthoflow.models import Model, ModelRef, card_of
 from orthoflow.options import Options
@@ -210,6 +211,11 @@ def _lazy_blocks(
     source = find_source(volume, wishes)
     reference = model_ref(model, wishes)
     plan = plan_run(source.facts, reference.card, wishes)
+    if plan.objects is not None:
+        raise BadInput(
+            f"model {plan.card.name!r} gives objects, which take several passes over a volume; use "
+            "run for them, or semantic_only=True for its classes"
+        )
     lazy = graph.LazyGraph(uuid.uuid4().hex[:8])
     bare = jobs.Job(plan, reference, source.ref, None)
     samples = None

@@ -42,6 +42,12 @@ def ends_key(fingerprint: str) -> str:
     return fingerprint[:16]
 
 
+def ends_table(fingerprint: str, number: Triple) -> str:
+    """Key, below the folder of records, of the table of ends of a block."""
+    below = _FOLDER.rpartition("/")[2]
+    return f"{below}/{ends_key(fingerprint)}/{ENDS_STEP}/{_name(number)}"
+
+
 def pack(content: bytes) -> bytes:
     """A table's bytes as they are stored: compressed, behind their digest."""
     packed: bytes = compress(content, _LEVEL)

@@ -15,12 +15,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orthoflow.errors import BadInput
+from orthoflow.geometry.output import ENDS
 from orthoflow.stores.answers import is_absence, refusals
 from orthoflow.stores.documents import FOLDER, documents
 from orthoflow.stores.ledger import Ledger, Outline
 from orthoflow.stores.locks import hold, read_locks
 from orthoflow.stores.markers import Kind as MarkerKind
-from orthoflow.stores.markers import list_marker_names, read_markers, remove_marker
+from orthoflow.stores.markers import (
+    block_marker_name,
+    block_number_of,
+    list_marker_names,
+    read_markers,
+    remove_marker,
+)
 from orthoflow.stores.objects import (
     delete_object,
     list_names,
@@ -32,7 +39,14 @@ from orthoflow.stores.objects import (
 from orthoflow.stores.ome import RECORD_LIMIT, check_record
 from orthoflow.stores.patience import patiently
 from orthoflow.stores.stamps import failure_from
-from orthoflow.stores.tables import TABLE_LIMIT, is_table, unpack
+from orthoflow.stores.tables import (
+    ENDS_STEP,
+    TABLE_LIMIT,
+    ends_table,
+    is_table,
+    number_of,
+    unpack,
+)
 from orthoflow.stores.urls import locate
 
 if TYPE_CHECKING:
@@ -275,6 +289,7 @@ class _Audit:
         held = read_locks(self.place.url, self.place.options)
         locks = {f"{_LOCKS}/{holder.name}.json" for holder in held}
         tables: list[str] = []
+        own = _own_records(outline)
         for below, _ in list_objects(self.place.child(FOLDER), sized=False):
             key = f"{FOLDER}/{below}"
             name = _marker_in(outline, key, markers)
@@ -282,16 +297,16 @@ class _Audit:
                 self.names.add(name)
             elif _marker_in(outline, key, failed):
                 records[key] = lambda stored: failure_from(stored, "it")
-            elif key == _REPORT:
-                records[key] = lambda stored: _check_report(stored, outline)
-            elif key == _LABELS and "labels" in outline.output.stages:
-                records[key] = lambda stored: check_record(stored, "it")
+            elif key in own:
+                records[key] = own[key]
             elif is_table(below) and "labels" in outline.output.stages:
                 tables.append(key)
             elif key != _RUN and key not in locks:
                 self.find("foreign", key, "is nothing that a run keeps there")
         self.check_records(records)
         self.check_tables(tables)
+        if any(array.path == ENDS for array in outline.output.arrays):
+            self.check_ends(outline, set(tables))
         return sorted(self.names)
 
     def check_records(self, records: dict[str, Callable[[bytes], object]]) -> None:
@@ -308,7 +323,16 @@ class _Audit:
             try:
                 unpack(read_object(self.place.child(key), limit=TABLE_LIMIT) or b"", "it")
             except BadInput as problem:
-                self.find("record", key, f"cannot be used: {problem}")
+                self.find("record", key, f"cannot be used: {problem}", _block_of_table(key))
+
+    def check_ends(self, outline: Outline, tables: set[str]) -> None:
+        """Each block of a flow network leaves a table before its marker."""
+        for name in sorted(self.names):
+            number = block_number_of(name)
+            if number is not None:
+                key = f"{FOLDER}/{ends_table(outline.fingerprint, number)}"
+                if key not in tables:
+                    self.find("missing", key, "is not there", name)
 
     def check_markers(self, ledger: Ledger, names: list[str]) -> None:
         fingerprint, options = ledger.outline.fingerprint, self.place.options
@@ -409,6 +433,23 @@ def _marker_in(outline: Outline, key: str, folder: str) -> str | None:
     name = key.removeprefix(f"{folder}/").removesuffix(".json")
     there = key == f"{folder}/{name}.json" and outline.box_of(name) is not None
     return name if there else None
+
+
+def _block_of_table(key: str) -> str:
+    """Name of the marker that a table belongs to; empty for those that a later pass makes again."""
+    step, _, last = key.rpartition("/")
+    number = number_of(last)
+    return block_marker_name(number) if number and step.endswith(f"/{ENDS_STEP}") else ""
+
+
+def _own_records(outline: Outline) -> dict[str, Callable[[bytes], object]]:
+    """What reads the records that an output may have beside the run's, by key."""
+    own: dict[str, Callable[[bytes], object]] = {
+        _REPORT: lambda stored: _check_report(stored, outline)
+    }
+    if "labels" in outline.output.stages:
+        own[_LABELS] = lambda stored: check_record(stored, "it")
+    return own
 
 
 def _check_report(stored: bytes, outline: Outline) -> None:
