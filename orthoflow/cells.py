@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orthoflow.reduce.blend import Sums
 
 # Pixels whose outputs are floats at once, halo included.
-_AT_ONCE = 2**23
+_AT_ONCE = 2**20
 
 
 def block_cells(

@@ -12,7 +12,7 @@ from orthoflow.geometry.orientations import ORIENTATIONS
 from orthoflow.geometry.output import ENDS
 from orthoflow.geometry.scale import core_box, nearest_box, nearest_places
 from orthoflow.kernels.fields import Field, combine_flows, smooth_flows
-from orthoflow.kernels.flows import count_ends, follow, only_inside
+from orthoflow.kernels.flows import FlowTable, count_ends, flow_table, follow_table, only_inside
 from orthoflow.reduce.ends import end_table
 from orthoflow.reduce.vote import fill_unpredicted
 from orthoflow.sums import gather
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from orthoflow.reduce.blend import Sums
     from orthoflow.reduce.ends import EndTable
 
-# Side of the boxes whose voxels are followed at once: with their halo, what a task holds.
-_SIDE = 128
+# Voxels whose outputs are floats at once.
+_SLAB = 2**21
+# Side of the boxes whose voxels are on their way at once.
+_SIDE = 96
 
 
 def block_ends(
@@ -46,9 +48,9 @@ def block_ends(
     whole = held.union(core) if core.voxels else held
     ends = np.zeros(whole.shape, objects.dtype)
     index, seeds, adrift = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+    table = _table(plan, objects, whole, pieces, device)
     for box in split(whole, (_SIDE,) * 3, whole.start):
-        field = _field(plan, objects, box, pieces, device)
-        found = follow(field, box, working, objects.flow)
+        found = follow_table(table, box, working, objects.flow)
         place = found.start.cpu().numpy()
         where = np.unravel_index(place, working)
         local = tuple(axis - low for axis, low in zip(where, whole.start, strict=True))
@@ -67,16 +69,26 @@ def block_ends(
             places = nearest_places(span, source=working[axis], target=shape[axis])
             ends = np.take(ends, places - held.start[axis], axis=axis)
     region = block.shifted(plan.region.start)
-    table = end_table(ends, region, np.concatenate(index), np.concatenate(seeds))
-    return {ENDS: ends}, table, adrift
+    known = end_table(ends, region, np.concatenate(index), np.concatenate(seeds))
+    return {ENDS: ends}, known, adrift
+
+
+def _table(
+    plan: Plan, objects: FlowPlan, wanted: Box, pieces: Sequence[Sums], device: torch.device
+) -> FlowTable:
+    """Flow around a box of working voxels, as far as its voxels may go; made slab by slab."""
+    followed = objects.followed(wanted, plan.working)
+    depth = max(1, _SLAB // (followed.shape[1] * followed.shape[2]))
+    slabs = split(followed, (depth, *followed.shape[1:]), followed.start)
+    fields = (_field(plan, objects, slab, pieces, device) for slab in slabs)
+    return flow_table(fields, followed, objects.flow)
 
 
 def _field(
     plan: Plan, objects: FlowPlan, box: Box, pieces: Sequence[Sums], device: torch.device
 ) -> Field:
-    """Flow and foreground around a box of working voxels, as far as its voxels may go."""
-    followed = objects.followed(box, plan.working)
-    need = objects.field(followed, plan.working)
+    """Flow and foreground of a box of working voxels."""
+    need = objects.field(box, plan.working)
     views, weights = {}, {}
     for orientation, weight in zip(plan.orientations, objects.weights, strict=True):
         sums = gather(plan, need, orientation, pieces, device)
@@ -89,4 +101,4 @@ def _field(
         field = Field(need, views["zyx"][:3], views["zyx"][3])
     else:
         field = combine_flows(views, weights, need, rule=objects.combination)
-    return smooth_flows(field, objects.smoothing, followed, plan.working)
+    return smooth_flows(field, objects.smoothing, box, plan.working)

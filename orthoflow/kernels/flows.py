@@ -21,7 +21,7 @@ from orthoflow.kernels.fields import Field
 from orthoflow.reduce.sinks import Sinks, sinks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -56,6 +56,47 @@ class Ends:
         return z - box.start[0], y - box.start[1], x - box.start[2]
 
 
+@dataclass(frozen=True, slots=True)
+class FlowTable:
+    """Flow of every voxel of a box in whole steps, 8 bytes each."""
+
+    box: Box
+    words: torch.Tensor
+    """int64, each of four int16: the axes of the rule, and in the last 1 where foreground is.
+
+    Longer than the box, so that the voxel behind the last one, whose share is zero, can be read.
+    """
+
+    def foreground(self, wanted: Box) -> torch.Tensor:
+        """Voxels (3, n) of the foreground inside a box, counted from the table's; raster order."""
+        last = self.words.view(torch.int16).view(-1, 4)[: self.box.voxels, 3]
+        inside = last.reshape(self.box.shape)[wanted.within(self.box)]
+        shifts = [lo - o for lo, o in zip(wanted.start, self.box.start, strict=True)]
+        found = inside.nonzero()
+        return (found + found.new_tensor(shifts)).T.contiguous()
+
+
+@torch.inference_mode()
+def flow_table(fields: Iterable[Field], box: Box, rule: FlowRule) -> FlowTable:
+    """The table of a box from fields that fill it; each may be let go when the next is made."""
+    size, words = box.shape, None
+    for field in fields:
+        if words is None:
+            words = torch.zeros(
+                (box.voxels + (size[1] + 1) * size[2] + 1, 4),
+                dtype=torch.int16,
+                device=field.flow.device,
+            )
+        behind = field.logit <= rule.threshold
+        here = words[: box.voxels].view(*size, 4)[field.box.within(box)]
+        for place, axis in enumerate(rule.axes):
+            steps = (field.flow[axis].float() * rule.scale).clamp(-MOST, MOST) * STEEP
+            here[..., place] = steps.round_().masked_fill_(behind, 0)
+        here[..., 3] = ~behind
+    assert words is not None
+    return FlowTable(box, words.view(torch.int64)[:, 0])
+
+
 @torch.inference_mode()
 def follow(field: Field, wanted: Box, shape: Triple, rule: FlowRule) -> Ends:
     """Where each foreground voxel of `wanted` ends.
@@ -77,24 +118,27 @@ def follow(field: Field, wanted: Box, shape: Triple, rule: FlowRule) -> Ends:
     ValueError
         If the field does not cover that.
     """
-    _require_reach(field.box, wanted, shape, rule)
-    table = _table(field, rule)
-    inside = (field.logit > rule.threshold)[wanted.within(field.box)]
-    shifts = [lo - o for lo, o in zip(wanted.start, field.box.start, strict=True)]
-    voxel = (inside.nonzero() + inside.nonzero().new_tensor(shifts)).T.contiguous()
-    size = field.box.shape
+    return follow_table(flow_table([field], field.box, rule), wanted, shape, rule)
+
+
+@torch.inference_mode()
+def follow_table(table: FlowTable, wanted: Box, shape: Triple, rule: FlowRule) -> Ends:
+    """As `follow`, from a table that was made of the field before."""
+    _require_reach(table.box, wanted, shape, rule)
+    voxel = table.foreground(wanted)
+    size = table.box.shape
     fixed = [axis for axis in range(3) if axis not in rule.axes]
     base = torch.zeros_like(voxel[0])
     for axis in fixed:
         base += voxel[axis] * math.prod(size[axis + 1 :])
     moving = voxel[list(rule.axes)].to(torch.int32)
-    walk = _Walk(table, field.box, shape, rule)
+    walk = _Walk(table.words, table.box, shape, rule)
     last, stopped = walk.go(moving, base)
     end = voxel.clone()
     for axis, places in zip(rule.axes, last, strict=True):
         end[axis] = (places + UNIT // 2) >> UNIT_BITS
     return Ends(
-        _raster(voxel, field.box.start, shape), _raster(end, field.box.start, shape), stopped
+        _raster(voxel, table.box.start, shape), _raster(end, table.box.start, shape), stopped
     )
 
 
@@ -178,24 +222,6 @@ def _require_reach(box: Box, wanted: Box, shape: Triple, rule: FlowRule) -> None
                 f"the field covers {box}, voxels of {wanted} follow it {halo} voxels far: "
                 f"along axis {axis}, {first}:{end} is needed; read a wider halo"
             )
-
-
-def _table(field: Field, rule: FlowRule) -> torch.Tensor:
-    """Flow of each voxel as one int64 that holds four int16, the axes of the rule first.
-
-    Longer than the box, so that the voxel behind the last one, whose share is zero, can be read.
-    """
-    size = field.box.shape
-    words = torch.zeros(
-        (field.box.voxels + (size[1] + 1) * size[2] + 1, 4),
-        dtype=torch.int16,
-        device=field.flow.device,
-    )
-    behind = field.logit <= rule.threshold
-    for place, axis in enumerate(rule.axes):
-        steps = (field.flow[axis].float() * rule.scale).clamp(-MOST, MOST) * STEEP
-        words[: field.box.voxels, place] = steps.round_().masked_fill_(behind, 0).flatten()
-    return words.view(torch.int64)[:, 0]
 
 
 @dataclass(slots=True)
