@@ -89,6 +89,28 @@ def meetings(a: Runs, b: Runs) -> tuple[Int, Int, Int]:
     return i, j, shared
 
 
+def touching(
+    runs: Runs, shape: tuple[int, ...], step: tuple[int, int], *, corners: bool = True
+) -> tuple[Int, Int, Int]:
+    """Runs and the runs that they touch in the row that lies `step` = (planes, rows) further on.
+
+    `runs` are some of those of an array of `shape`, in raster order. A step goes one plane or one
+    row at most. The third array counts the voxels that face each other, 0 where only `corners`
+    touch.
+    """
+    width = shape[2]
+    row, column = np.divmod(runs.start, width)
+    # Two empty columns per row and an empty row per plane keep strangers apart.
+    pitch = width + 2
+    start = (row + row // shape[1]) * pitch + column
+    stop = start + (runs.stop - runs.start)
+    shift, reach = (step[0] * (shape[1] + 1) + step[1]) * pitch, int(corners)
+    there = Runs(start + shift - reach, stop + shift + reach)
+    i, j, _ = meetings(there, Runs(start, stop))
+    shared = np.minimum(stop[i] + shift, stop[j]) - np.maximum(start[i] + shift, start[j])
+    return i, j, shared
+
+
 def groups(count: int, a: Int, b: Int) -> Int:
     """Number 0..n-1 of each of `count` items' group, where a[i] and b[i] are in one group.
 
@@ -199,7 +221,7 @@ def fragments(labels: npt.NDArray[np.generic], orientation: int) -> Fragments:
 def _number(runs: Runs, label: Int, shape: tuple[int, ...]) -> tuple[Int, Int, Int]:
     """Fragment of each run, first run of each fragment, and touching runs of unlike labels."""
     inside = np.flatnonzero(label)
-    near, far, shared = _below(Runs(runs.start[inside], runs.stop[inside]), shape)
+    near, far, shared = touching(Runs(runs.start[inside], runs.stop[inside]), shape, (0, 1))
     near, far = inside[near], inside[far]
     alike = label[near] == label[far]
     order = np.zeros(len(label), np.int64)
@@ -220,19 +242,3 @@ def _number(runs: Runs, label: Int, shape: tuple[int, ...]) -> tuple[Int, Int, I
         axis=1,
     )
     return number, first, touches
-
-
-def _below(runs: Runs, shape: tuple[int, ...]) -> tuple[Int, Int, Int]:
-    """Runs and the runs in the row below that they touch, corners included.
-
-    The third array counts the 4-neighbour pairs, 0 where only corners touch.
-    """
-    width = shape[2]
-    row, column = np.divmod(runs.start, width)
-    # Two empty columns per row and an empty row per plane keep strangers apart.
-    pitch = width + 2
-    start = (row + row // shape[1]) * pitch + column
-    stop = start + (runs.stop - runs.start)
-    i, j, _ = meetings(Runs(start + pitch - 1, stop + pitch + 1), Runs(start, stop))
-    i_start, i_stop = start[i] + pitch, stop[i] + pitch
-    return i, j, np.minimum(i_stop, stop[j]) - np.maximum(i_start, start[j])

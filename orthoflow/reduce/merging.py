@@ -12,10 +12,7 @@ from orthoflow.geometry.box import Triple
 from orthoflow.reduce.blocktables import BlockTables, Faces
 from orthoflow.reduce.columns import joined, sort_order
 from orthoflow.reduce.fragments import FRAMES, Int, Runs, groups, meetings
-from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Tables, tally
-
-# Rows of pairs that wait before they are summed up.
-_PENDING = 2**22
+from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Sums, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
     a, b, shared = _across(faces, fragments.orientation, shape)
     alike = label[a] == label[b]
     node, nodes = _join(fragments, groups(len(label), a[alike], b[alike]))
-    sums = _Sums(2), _Sums(2), _Sums(2), _Sums(3)
+    sums = Sums(2), Sums(2), Sums(2), Sums(3)
     overlaps, contacts, crossings, lines = sums
     sides = ~alike & (shared > 0)
     contacts.add(np.sort([node[a[sides]], node[b[sides]]], axis=0), shared[sides])
@@ -90,28 +87,6 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
         Contacts(*contacts.total()),
     )
     return Merged(tables, node, bounds)
-
-
-class _Sums:
-    """Sums by key over tables that come one after the other."""
-
-    def __init__(self, keys: int) -> None:
-        self._parts = [[np.zeros(0, np.int64)] * (keys + 1)]
-        self._waiting = 0
-
-    def add(self, keys: Int, count: Int) -> None:
-        """Add `count` (n,) to what is known of `keys` (k, n)."""
-        self._parts.append([*keys, count])
-        self._waiting += len(count)
-        if self._waiting > max(_PENDING, len(self._parts[0][0])):
-            self.total()
-
-    def total(self) -> list[Int]:
-        """Key columns, sorted, and sums."""
-        *keys, count = joined(self._parts)
-        keys, count = tally(keys, count)
-        self._parts, self._waiting = [[*keys, count]], 0
-        return self._parts[0]
 
 
 def _collect(

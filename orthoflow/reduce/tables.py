@@ -14,12 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from orthoflow.geometry.box import Triple
-from orthoflow.reduce.columns import sort_order
+from orthoflow.reduce.columns import joined, sort_order
 from orthoflow.reduce.fragments import Int
 
+# Rows that wait before they are summed up.
+_PENDING = 2**22
 
-def tally(keys: Sequence[Int], count: Int) -> tuple[list[Int], Int]:
+
+def tally(keys: Sequence[Int], count: Int, *, by: np.ufunc = np.add) -> tuple[list[Int], Int]:
     """Different rows of the columns `keys`, sorted, and the sum of `count` for each.
+
+    Where `by` is another ufunc, as np.maximum, that takes the place of the sum.
 
     >>> rows, total = tally([np.array([2, 1, 2])], np.array([5, 1, 4]))
     >>> rows[0].tolist(), total.tolist()
@@ -34,7 +39,36 @@ def tally(keys: Sequence[Int], count: Int) -> tuple[list[Int], Int]:
     for column in columns:
         new[1:] |= column[1:] != column[:-1]
     first = np.flatnonzero(new)
-    return [column[first] for column in columns], np.add.reduceat(count[order], first)
+    return [column[first] for column in columns], by.reduceat(count[order], first)
+
+
+class Sums:
+    """Sums by key over tables that come one after the other; `by` may be another ufunc.
+
+    >>> sums = Sums(1, by=np.maximum)
+    >>> sums.add(np.array([[7, 7]]), np.array([2, 5]))
+    >>> [column.tolist() for column in sums.total()]
+    [[7], [5]]
+    """
+
+    def __init__(self, keys: int, *, by: np.ufunc = np.add) -> None:
+        self._parts = [[np.zeros(0, np.int64)] * (keys + 1)]
+        self._waiting = 0
+        self._by = by
+
+    def add(self, keys: Sequence[Int] | Int, count: Int) -> None:
+        """Add `count` (n,) to what is known of `keys` (k, n)."""
+        self._parts.append([*keys, count])
+        self._waiting += len(count)
+        if self._waiting > max(_PENDING, len(self._parts[0][0])):
+            self.total()
+
+    def total(self) -> list[Int]:
+        """Key columns, sorted, and sums."""
+        *keys, count = joined(self._parts)
+        keys, count = tally(keys, count, by=self._by)
+        self._parts, self._waiting = [[*keys, count]], 0
+        return self._parts[0]
 
 
 class Rows:
