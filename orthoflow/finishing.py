@@ -116,8 +116,8 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
         tally = _tally_of_markers(drive.output, fingerprint, storage)
     found: dict[str, Any] = {}
     if "labels" in spec.stages:
-        job, rule = label_job(drive)
-        painted = make_instances(drive, job, rule)
+        job = label_job(drive)
+        painted = make_instances(drive, job)
         if "blocks" in spec.stages:  # where a block is one already
             painted.blocks = painted.voxels = 0
         tally.add(painted)

@@ -7,49 +7,33 @@ so whoever comes later goes on where another stopped.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, overload
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from orthoflow import driver, passes
-from orthoflow.errors import BadInput, BlockFailed
-from orthoflow.geometry.output import ENDS, PLANES
+from orthoflow.decisions import INSTANCES, WHOLE, Desk, decide
+from orthoflow.errors import BadInput
+from orthoflow.geometry.output import CLASSES, ENDS, PLANES
 from orthoflow.job import Tally
 from orthoflow.passes import LabelJob
 from orthoflow.records import fingerprint_of
-from orthoflow.reduce.ends import EndRule, settle_ends, sum_ends
-from orthoflow.reduce.engine import Rule, id_dtype, object_lookups
 from orthoflow.reduce.fragments import ORIENTATION_NAMES
-from orthoflow.reduce.lookups import Ids, Lookups
 from orthoflow.reduce.matching import Objects
-from orthoflow.reduce.merging import merge
-from orthoflow.reduce.tablefile import dump, load
-from orthoflow.reduce.triples import apply, merged
-from orthoflow.relabel import AnyRule, rule_in_force
+from orthoflow.reduce.solidengine import SolidRule
+from orthoflow.reduce.tablefile import load
+from orthoflow.relabel import rule_in_force
 from orthoflow.stores.ledger import Outline
 from orthoflow.stores.markers import block_number_of, list_marker_names
-from orthoflow.stores.tables import ENDS_STEP, create_table, ends_key, list_tables, read_table
+from orthoflow.stores.tables import ENDS_STEP, ends_key, read_table
 from orthoflow.stores.volumes import find_volume
-from orthoflow.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Set
-
     from orthoflow.geometry.box import Triple
-    from orthoflow.graph import Maker, Node
-    from orthoflow.reduce.blocktables import BlockTables
     from orthoflow.stores.volumes import VolumeRef
 
-# Table of the instances: one for the whole output, where those of blocks lie.
-INSTANCES = "instances"
-_WHOLE = (0, 0, 0)
 
-
-def label_job(drive: driver.Drive) -> tuple[LabelJob, AnyRule]:
-    """What the passes over an output are told, and the rule, from its record.
+def label_job(drive: driver.Drive) -> LabelJob:
+    """What the passes over an output are told, from its record.
 
     Raises
     ------
@@ -61,10 +45,14 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, AnyRule]:
         facts = drive.record["labels"]
         kind = facts["kind"]
         rule = rule_in_force(drive)
-        divisor, planes_key = None, ends_key(drive.fingerprint)
+        divisor, known, planes_key = None, None, ends_key(drive.fingerprint)
+        sources: tuple[tuple[str, VolumeRef], ...]
         if kind == "ends":
-            known = None
-            sources: tuple[tuple[str, VolumeRef], ...] = ((ENDS_STEP, _own(drive, ENDS)),)
+            sources = ((ENDS_STEP, _own(drive, ENDS)),)
+        elif isinstance(rule, SolidRule):
+            sources = ((CLASSES, _own(drive, CLASSES)),)
+            radius = rule.radius if rule.kind == "watershed" else 0
+            planes_key = _key(drive, {"radius": radius, "connectivity": rule.connectivity})
         else:
             known, divisor = facts["sources"], facts["label_divisor"]
             sources = tuple(
@@ -76,8 +64,9 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, AnyRule]:
             planes_key = _key(drive, looked)
     except (KeyError, TypeError) as error:
         raise BadInput(f"the record of output {drive.output} names no labels: {error}") from error
-    job = LabelJob(
+    return LabelJob(
         kind=kind,
+        rule=rule,
         sources=sources,
         # What lies in the output begins where it does.
         start=(0, 0, 0) if known is None else outline.region.start,
@@ -92,7 +81,6 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, AnyRule]:
         storage_options=storage,
         patience=drive.options.patience,
     )
-    return job, rule
 
 
 def _found(drive: driver.Drive, name: str, known: dict[str, Any] | None) -> VolumeRef:
@@ -116,7 +104,7 @@ def _own(drive: driver.Drive, path: str) -> VolumeRef:
 
 def instance_counts(drive: driver.Drive, job: LabelJob) -> dict[str, Any]:
     """How many instances were found, for the report."""
-    stored = read_table(drive.output, job.rule_key, INSTANCES, _WHOLE, job.storage_options)
+    stored = read_table(drive.output, job.rule_key, INSTANCES, WHOLE, job.storage_options)
     try:
         return {"instances": len(load(stored, Objects))}
     except ValueError as error:
@@ -127,7 +115,7 @@ def _key(drive: driver.Drive, facts: dict[str, Any]) -> str:
     return fingerprint_of({"run": drive.fingerprint, **facts})[:16]
 
 
-def make_instances(drive: driver.Drive, job: LabelJob, rule: AnyRule) -> Tally:
+def make_instances(drive: driver.Drive, job: LabelJob) -> Tally:
     """Find the instances and paint them, as far as it was not done; what was done is counted.
 
     Raises
@@ -135,152 +123,16 @@ def make_instances(drive: driver.Drive, job: LabelJob, rule: AnyRule) -> Tally:
     BlockFailed
         When a pass fails over a block.
     """
-    tally = Tally()
     depth, height, width = map(range, _grid(job))
-    numbers = list(itertools.product(depth, height, width))
+    desk = Desk(drive, job, list(itertools.product(depth, height, width)), Tally())
     storage = drive.options.storage_option
+    if not desk.there(INSTANCES):
+        decide(desk)
     markers = list_marker_names(drive.output, drive.fingerprint, storage, kind="labels")
     painted = {number for name in markers if (number := block_number_of(name, "labels"))}
-    if not list_tables(drive.output, job.rule_key, INSTANCES, storage):
-        if isinstance(rule, EndRule):
-            _decide_ends(drive, job, rule, numbers, tally)
-        else:
-            _decide_planes(drive, job, rule, numbers, tally)
-    if len(painted) < len(numbers):
-        tally.add(_over_blocks(drive, job, "labels", passes.paint, numbers, painted))
-    return tally
-
-
-def _keep(drive: driver.Drive, job: LabelJob, step: str, number: Triple, table: object) -> None:
-    drive.require_lock()
-    storage = drive.options.storage_option
-    create_table(drive.output, job.rule_key, step, number, dump(table), storage)
-
-
-def _decide_ends(
-    drive: driver.Drive, job: LabelJob, rule: EndRule, numbers: list[Triple], tally: Tally
-) -> None:
-    """From tables of all blocks to the label of every end; a last table says that it is done."""
-    facts = drive.record["labels"]
-    z, y, x = facts["shape"]
-    with tally.stage("instances"):
-        table = sum_ends(passes.ends_at(job, block) for block in numbers)
-        label, objects = settle_ends(table, (z, y, x), facts["axes"], rule)
-        ids = label.astype(id_dtype(label))
-        known = list_tables(drive.output, job.rule_key, passes.IDS, drive.options.storage_option)
-        for block in numbers:
-            if block not in known:
-                here = np.searchsorted(table.index, passes.ends_at(job, block).index)
-                _keep(drive, job, passes.IDS, block, Ids(ids[here]))
-        _keep(drive, job, INSTANCES, _WHOLE, objects)
-
-
-def _decide_planes(
-    drive: driver.Drive, job: LabelJob, rule: Rule, numbers: list[Triple], tally: Tally
-) -> None:
-    """From tables of all blocks to the label of every triple; a last table says that it is done."""
-    storage = drive.options.storage_option
-
-    def keep(step: str, number: Triple, table: object) -> None:
-        _keep(drive, job, step, number, table)
-
-    def there(key: str, step: str) -> Set[Triple]:
-        return list_tables(drive.output, key, step, storage)
-
-    done = there(job.planes_key, passes.PLANES)
-    tally.add(_over_blocks(drive, job, "tables", passes.look, numbers, done))
-    with tally.stage("objects"):
-        joined = merge(_Tables(job, numbers))
-        number, objects = rule.objects(joined.tables)
-        known = there(job.rule_key, passes.OBJECTS)
-        for index, block in enumerate(numbers):
-            if block not in known:
-                lookups = object_lookups(joined, number, index)
-                wide = {name: array.astype("int64") for name, array in lookups.items()}
-                keep(passes.OBJECTS, block, Lookups(**wide, named=np.array([len(objects)])))
-        del joined
-    done = there(job.rule_key, passes.TRIPLES)
-    tally.add(_over_blocks(drive, job, "triples", passes.count, numbers, done))
-    with tally.stage("instances"):
-        table = merged(passes.triples_at(job, block) for block in numbers)
-        verdict = rule.verdict(table, objects, views=len(job.sources))
-        ids = verdict.label.astype(id_dtype(verdict.label))
-        known = there(job.rule_key, passes.IDS)
-        for block in numbers:
-            if block not in known:
-                here = passes.triples_at(job, block).objects
-                columns = [here[:, i].reshape(1, 1, -1) for i in range(3)]
-                label = apply(columns, table, ids).ravel().astype(ids.dtype)
-                keep(passes.IDS, block, Ids(label))
-        keep(INSTANCES, _WHOLE, verdict.instances)
-
-
-class _Tables(Sequence["BlockTables"]):
-    """Tables of blocks as they lie in the store: read when asked for, one at a time."""
-
-    def __init__(self, job: LabelJob, numbers: list[Triple]) -> None:
-        self._job = job
-        self._numbers = numbers
-
-    @overload
-    def __getitem__(self, index: int) -> BlockTables: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[BlockTables]: ...
-    def __getitem__(self, index: int | slice) -> BlockTables | Sequence[BlockTables]:
-        if isinstance(index, slice):
-            return _Tables(self._job, self._numbers[index])
-        return passes.tables_at(self._job, self._numbers[index])
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-
-def _over_blocks(
-    drive: driver.Drive,
-    job: LabelJob,
-    stage: str,
-    step: Callable[[LabelJob, Triple], Tally],
-    numbers: list[Triple],
-    done: Iterable[Triple],
-) -> Tally:
-    """Take one step for every block that it was not taken for; what they did."""
-
-    def task(number: Triple) -> Callable[[Maker], dict[Any, Node]]:
-        return lambda maker: {
-            number: maker.task(stage, "-".join(map(str, number)), step, job, number)
-        }
-
-    done = set(done)
-    left = [number for number in numbers if number not in done]
-    tally, began, ready = Tally(), time.monotonic(), len(numbers) - len(left)
-    pool = drive.pool()
-    window, dashboard = Window(pool, task, retries=drive.options.retries), pool.dashboard()
-    for ended in window.run((task(number), 1) for number in left):
-        drive.require_lock()
-        if ended is None:
-            continue
-        if ended.reason is not None:
-            box = job.box_of(ended.key).moved(job.region.start)
-            raise BlockFailed(f"{stage} of block {box}: {ended.reason}; run with --resume")
-        tally.add(ended.result)
-        ready += 1
-        seconds = time.monotonic() - began
-        drive.report(
-            driver.Progress(
-                stage,
-                ready,
-                len(numbers),
-                tally.voxels,
-                seconds,
-                dashboard,
-                0,
-                len(window.under_way),
-            )
-        )
-    # Blocks are counted once, by those who paint them.
-    if stage != "labels":
-        tally.blocks = 0
-    return tally
+    if len(painted) < len(desk.numbers):
+        desk.over("labels", passes.paint, painted)
+    return desk.tally
 
 
 def _grid(job: LabelJob) -> Triple:

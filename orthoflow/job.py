@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orthoflow.errors import BadInput, BlockImpossible
+from orthoflow.geometry.output import CLASSES
 from orthoflow.models.heads import vector_channels
 from orthoflow.reduce.statistics import GreyScale, grey_scale, sample_boxes
 from orthoflow.stores.patience import patiently
@@ -143,7 +144,8 @@ def with_grey(job: Job, grey: GreyScale | None) -> Job:
 
 def result_name(array: ArraySpec) -> str:
     """Name of the result that an output array holds; see `kernels.finish.results`."""
-    return "labels" if array.path.startswith("labels/") else array.path
+    of_classes = array.path.startswith("labels/") or array.path == CLASSES
+    return "labels" if of_classes else array.path
 
 
 def wanted_of(plan: Plan) -> list[str]:

@@ -42,7 +42,8 @@ _IN, _GEO, _NET, _VOTE, INSTANCES, _OUT, WORK = (
 
 RULE_OPTIONS = frozenset(
     {"instances", "votes", "min_size", "min_extent", "allow_one_view"}
-    | {"merge_iou", "merge_ioa", "cluster_iou", "stitch_threshold"}
+    | {"merge_iou", "merge_ioa", "cluster_iou", "stitch_threshold", "fill_holes"}
+    | {"connectivity", "watershed_depth", "watershed_radius"}
 )
 """Options by which the labels of an output can be made again, without a network."""
 
@@ -115,7 +116,7 @@ class Options:
     median: int = _wish(1, "int", _VOTE, "median filter along the stack over this odd number of planes", low=1, aliases=("median-kernel",))
     threshold: float = _wish(0.5, "float", _VOTE, "foreground probability above which a voxel is labelled (binary)")
 
-    instances: str | None = _wish(None, "text", INSTANCES, "how objects are found: components of all orientations joined at once (panoptic networks and labels), empanada's stack matching and consensus, planes of one orientation stitched as in Cellpose, or one flow field in three dimensions (flow networks)", choices=("components", "empanada", "stitch", "flows"))
+    instances: str | None = _wish(None, "text", INSTANCES, "how objects are found: components of all orientations joined at once (panoptic networks and labels), empanada's stack matching and consensus, planes of one orientation stitched as in Cellpose, one flow field in three dimensions (flow networks), or connected components or a watershed of the classes (any network)", choices=("components", "empanada", "stitch", "flows", "cc", "watershed"))
     center_threshold: float = _wish(0.1, "float", INSTANCES, "panoptic: least height of a centre in the heatmap", low=0, high=1, aliases=("nms-threshold", "center-confidence-thr"))
     center_distance: int | None = _wish(None, "int", INSTANCES, "panoptic: side of the square in which a centre is the highest, in pixels (7), or in cells of 4 pixels (3) without fine boundaries", low=1, high=255, aliases=("nms-kernel",))
     fine_boundaries: bool | None = _wish(None, "flag", INSTANCES, "panoptic: each pixel looks for its centre (on), or each square of 4 x 4 pixels, which is faster")
@@ -133,6 +134,10 @@ class Options:
     merge_ioa: float = _wish(0.25, "float", INSTANCES, "empanada: least share of a piece inside the object that it joins", low=0, high=1, aliases=("merge-ioa-thr",))
     cluster_iou: float = _wish(0.75, "float", INSTANCES, "empanada: least overlap of objects of two orientations that are one", low=0, high=1, aliases=("cluster-iou-thr",))
 
+    fill_holes: bool = _wish(False, "flag", INSTANCES, "objects get the holes that they alone enclose")
+    connectivity: int = _wish(26, "int", INSTANCES, "cc, watershed: neighbours of a voxel, 6 or 26", low=6, high=26)
+    watershed_depth: float = _wish(1.0, "float", INSTANCES, "watershed: voxels by which the radius of an object must shrink and grow again to be two", low=0.01, high=181)
+    watershed_radius: int = _wish(16, "int", INSTANCES, "watershed: voxels at which radii are cut off; thicker necks never divide an object", low=1, high=181)
     stitch_threshold: float = _wish(0.25, "float", INSTANCES, "stitch: least overlap (IoU) of one object in two planes", low=0, high=1)
 
     output: str = _wish("labels", "text", _OUT, "what is written", choices=("labels", "probabilities", "both"))

@@ -14,12 +14,15 @@ import numpy as np
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
+from orthoflow.geometry.output import CLASSES
 from orthoflow.job import Tally
 from orthoflow.reduce.blocktables import BlockTables, block_tables
-from orthoflow.reduce.ends import EndTable, labels_of_ends
-from orthoflow.reduce.engine import block_objects
+from orthoflow.reduce.ends import EndRule, EndTable, labels_of_ends
+from orthoflow.reduce.engine import Rule, block_objects
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES
-from orthoflow.reduce.lookups import Ids, Lookups
+from orthoflow.reduce.holes import HoleTables, fill, hole_tables
+from orthoflow.reduce.lookups import Fills, Ids, Lookups
+from orthoflow.reduce.solidengine import SolidRule
 from orthoflow.reduce.tablefile import dump, load
 from orthoflow.reduce.triples import Triples, apply, triples
 from orthoflow.stores.markers import Marker, block_marker_name, create_marker
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
     from orthoflow.geometry.box import Triple
     from orthoflow.geometry.output import OutputSpec
+    from orthoflow.reduce.basins import BasinTables
+    from orthoflow.reduce.solids import SolidTables
     from orthoflow.stores.stamps import Stamp
     from orthoflow.stores.urls import Options
     from orthoflow.stores.volumes import VolumeRef
@@ -43,10 +48,15 @@ T = TypeVar("T")
 
 PLANES, OBJECTS, TRIPLES, IDS = "planes", "objects", "triples", "ids"
 """Tables: of a block's fragments, the object of each, a block's triples, the label of each."""
+PIECES, HOLES, FILLS = "pieces", "holes", "fills"
+"""Tables: of a block's pieces of classes, its pieces of background, what each of these is filled
+with. The label of a piece of classes, or of an end, is in IDS, too."""
 
+LabelKind = Literal["planes", "ends", "classes"]
+"""What instances are made from: labels of planes, where voxels end that follow a flow, classes."""
 
-LabelKind = Literal["planes", "ends"]
-"""What instances are made from: labels of planes, or where voxels end that follow a flow."""
+AnyRule = Rule | EndRule | SolidRule
+"""How they are made, one for each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +64,9 @@ class LabelJob:
     """What all tasks of the passes share."""
 
     kind: LabelKind
+    rule: AnyRule
     sources: tuple[tuple[str, VolumeRef], ...]
-    """Per-plane labels by orientation; or where voxels end, as the only one."""
+    """Per-plane labels by orientation; where voxels end, or classes, as the only one."""
     start: Triple
     """Voxel of the sources with which the output begins."""
     region: Box
@@ -103,18 +114,43 @@ def count(job: LabelJob, number: Triple) -> Tally:
     return tally
 
 
+def divide(job: LabelJob, number: Triple) -> Tally:
+    """Tables of the pieces of classes in a block."""
+    box, tally = job.box_of(number), Tally(blocks=1)
+    classes = _classes(job, number, tally)
+    with tally.stage("tables"):
+        found = _solid(job).tables(classes, box=box, shape=job.region.shape)
+        _keep(job, job.planes_key, PIECES, number, found)
+    return tally
+
+
+def gaps(job: LabelJob, number: Triple) -> Tally:
+    """Tables of the background between the objects of a block, in which there may be holes."""
+    box, tally = job.box_of(number), Tally(blocks=1)
+    labels = _MAKERS[job.kind](job, number, tally)("")
+    with tally.stage("holes"):
+        found = hole_tables(labels, box=box, shape=job.region.shape)
+        _keep(job, job.rule_key, HOLES, number, found)
+    return tally
+
+
 def paint(job: LabelJob, number: Triple) -> Tally:
     """Labels of a block: written, then marked."""
     box, tally = job.box_of(number), Tally(blocks=1)
     tally.voxels = box.voxels
-    maker = _of_planes if job.kind == "planes" else _of_ends
-    painted = maker(job, number, tally)
+    painted = _MAKERS[job.kind](job, number, tally)
     written: list[Stamp] = []
     for array in job.output.arrays:
         if array.stage == "labels":
             with tally.stage("paint"):
                 kind, _, name = array.path.partition("/")
-                values = painted(name if kind == "stacks" else "").astype(array.dtype)
+                values = painted(name if kind == "stacks" else "")
+                if kind != "stacks" and job.rule.fill_holes:
+                    values = fill(
+                        values,
+                        _kept(job, job.rule_key, FILLS, number, Fills).label.astype(np.int64),
+                    )
+                values = values.astype(array.dtype)
             with tally.stage("write"):
                 written += _write(job, array.path, box, values, tally)
     tally.stored = sum(stamp.size for stamp in written)
@@ -155,6 +191,42 @@ def _of_ends(
         ends = _labels(job, job.box_of(number), tally, further=0)[ENDS_STEP]
     index, ids = ends_at(job, number).index, _ids(job, number)
     return lambda _: labels_of_ends(ends, index, ids)
+
+
+def _of_classes(
+    job: LabelJob, number: Triple, tally: Tally
+) -> Callable[[str], npt.NDArray[np.generic]]:
+    """What gives the labels of a block from its classes."""
+    classes, box = _classes(job, number, tally), job.box_of(number)
+    with tally.stage("objects"):
+        pieces = _solid(job).pieces(classes, box=box, shape=job.region.shape)
+    ids = _ids(job, number)
+    return lambda _: pieces.volume(ids)
+
+
+_MAKERS = {"planes": _of_planes, "ends": _of_ends, "classes": _of_classes}
+
+
+def _solid(job: LabelJob) -> SolidRule:
+    assert isinstance(job.rule, SolidRule)
+    return job.rule
+
+
+def _classes(job: LabelJob, number: Triple, tally: Tally) -> npt.NDArray[np.generic]:
+    """Classes of a block, and around it as far as the rule looks."""
+    around = _solid(job).surroundings(job.box_of(number), job.region.shape)
+    with tally.stage("read labels"):
+        return _labels(job, around, tally, further=0)[CLASSES]
+
+
+def pieces_at(job: LabelJob, number: Triple) -> SolidTables | BasinTables:
+    """What `divide` found of a block."""
+    return _kept(job, job.planes_key, PIECES, number, _solid(job).table)
+
+
+def gaps_at(job: LabelJob, number: Triple) -> HoleTables:
+    """What `gaps` found of a block."""
+    return _kept(job, job.rule_key, HOLES, number, HoleTables)
 
 
 def _ids(job: LabelJob, number: Triple) -> npt.NDArray[np.unsignedinteger[Any]]:

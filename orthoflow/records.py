@@ -16,7 +16,7 @@ import orthoflow
 from orthoflow.errors import BadInput
 from orthoflow.options import WORK, wish_of
 from orthoflow.plan.costs import sampled_bytes
-from orthoflow.plan.objects import FlowPlan
+from orthoflow.plan.objects import FlowPlan, SolidPlan
 from orthoflow.stores.markers import block_number_of
 from orthoflow.stores.urls import display_url
 
@@ -165,6 +165,8 @@ def _labels(plan: Plan) -> dict[str, Any]:
     objects = plan.objects
     if objects is None:
         return {}
+    if isinstance(objects, SolidPlan):
+        return {"labels": {"kind": "classes", "rule": asdict(objects.rule)}}
     if isinstance(objects, FlowPlan):
         facts: dict[str, Any] = {
             "kind": "ends",

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from orthoflow.errors import BadInput
 from orthoflow.geometry.facts import VolumeFacts
 from orthoflow.options import RULE_OPTIONS, Options, names_given
-from orthoflow.plan.labels import length_voxels, rule_of, size_voxels
+from orthoflow.passes import AnyRule
+from orthoflow.plan.labels import end_rule_of, rule_of, solid_rule_of
 from orthoflow.reduce.ends import EndRule
 from orthoflow.reduce.engine import Rule
+from orthoflow.reduce.solidengine import SolidRule
 from orthoflow.stores.ledger import Outline
 from orthoflow.stores.markers import Kind, list_marker_names, remove_marker
 from orthoflow.stores.ome import has_record, read_record, remove_record, write_record
@@ -23,10 +25,16 @@ if TYPE_CHECKING:
 
     from orthoflow.driver import Drive
 
-AnyRule = Rule | EndRule
-
 _RECORD = "labels"
-_OF_ENDS = frozenset({"min_size", "min_extent"})
+# Options that each kind of rule knows.
+_KNOWN = {
+    "ends": frozenset({"min_size", "min_extent", "fill_holes"}),
+    "classes": frozenset({"instances", "min_size", "min_extent", "fill_holes", "connectivity"})
+    | {"watershed_depth", "watershed_radius"},
+    "planes": RULE_OPTIONS - {"connectivity", "watershed_depth", "watershed_radius"},
+}
+# What a rule calls otherwise than the options.
+_RENAMED = {"kind": "instances", "depth": "watershed_depth", "radius": "watershed_radius"}
 
 
 def rule_in_force(drive: Drive) -> AnyRule:
@@ -42,7 +50,8 @@ def rule_in_force(drive: Drive) -> AnyRule:
         kind, rule = facts["kind"], facts["rule"]
         if has_record(drive.output, _RECORD, drive.options.storage_option):
             rule = read_record(drive.output, _RECORD, drive.options.storage_option)["rule"]
-        return EndRule(**rule) if kind == "ends" else Rule(**rule)
+        made: AnyRule = {"ends": EndRule, "classes": SolidRule, "planes": Rule}[kind](**rule)
+        return made
     except (KeyError, TypeError) as error:
         raise BadInput(f"the record of output {drive.output} names no rule: {error}") from error
 
@@ -86,19 +95,23 @@ def _changed(drive: Drive, before: AnyRule, wanted: dict[str, Any]) -> AnyRule:
     facts = VolumeFacts(
         str(drive.output), outline.region.shape, "uint8", voxel_size=spec.voxel_size, unit=spec.unit
     )
-    # Sizes are text among options, where they may have a unit.
-    options = Options.from_mapping(
-        {name: str(value) for name, value in asdict(before).items()} | wanted
-    )
-    if isinstance(before, EndRule):
-        foreign = sorted(set(wanted) - _OF_ENDS)
-        if foreign:
-            raise BadInput(
-                f"{', '.join(foreign)}: objects of a flow field depend on "
-                f"{' and '.join(sorted(_OF_ENDS))} alone"
-            )
-        return EndRule(
-            min_size=size_voxels("min_size", options.min_size, facts),
-            min_extent=length_voxels("min_extent", options.min_extent, facts),
+    kind = drive.record["labels"]["kind"]
+    foreign = sorted(set(wanted) - _KNOWN[kind])
+    if foreign:
+        raise BadInput(
+            f"{', '.join(foreign)}: the objects of this output are made of {kind}, and depend on "
+            f"{', '.join(sorted(_KNOWN[kind]))} alone"
         )
+    # Sizes are text among options, where they may have a unit.
+    own = {_RENAMED.get(name, name): str(value) for name, value in asdict(before).items()}
+    options = Options.from_mapping(own | wanted)
+    if kind == "ends":
+        return end_rule_of(options, facts)
+    if kind == "classes":
+        if options.instances not in ("cc", "watershed"):
+            raise BadInput(
+                f"instances {options.instances}: the objects of this output are made of classes; "
+                "use cc or watershed"
+            )
+        return solid_rule_of(options, facts)
     return rule_of(options, facts, views=len(drive.record["labels"]["orientations"]))

@@ -24,7 +24,7 @@ from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import resample, to_device
 from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes, total_work
-from orthoflow.plan.objects import FlowPlan
+from orthoflow.plan.objects import CellPlan, FlowPlan
 from orthoflow.reduce.blend import Sums
 from orthoflow.reduce.ends import no_ends
 from orthoflow.reduce.vote import fill_unpredicted
@@ -161,7 +161,7 @@ def _finished(
             if isinstance(objects, FlowPlan):
                 more, done.ends, done.adrift = block_ends(plan, objects, block, pieces, device)
                 found |= more
-            elif objects is not None:
+            elif isinstance(objects, CellPlan):
                 more, done.adrift = block_cells(plan, objects, block, pieces, device)
                 found |= more
     return done

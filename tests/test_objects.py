@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 import orthoflow as of
 from orthoflow.cli import main
 from orthoflow.errors import BadInput
+from orthoflow.options import Options
 from orthoflow.stores.ome import read_record
 from orthoflow.stores.verify import requeue, verify
 from orthoflow.training.synthetic import OBJECTS, make_volume
@@ -43,8 +44,16 @@ WAYS = {
     "flows": ("demo:flows", {}),
     "flows, resampled": ("demo:flows", {"downsample": (1, 1.5, 1.5), "flow_smoothing": 1}),
     "flows of planes": ("demo:flows", {"orientations": "xy", "max_diameter": 20}),
+    "cc": ("demo:semantic", {"instances": "cc", "fill_holes": True, "max_diameter": None}),
+    "watershed": (
+        "demo:panoptic",
+        {"instances": "watershed", "watershed_radius": 6, "max_diameter": None},
+    ),
     "flows, components": ("demo:flows", {"instances": "components"}),
 }
+
+
+PLANES = ("planes/xy", "planes/xz", "planes/yz")
 
 
 @functools.cache
@@ -73,7 +82,7 @@ def segmented(volume, out, way, **options):
 def arrays_of(out):
     """Every full resolution of an output, by path."""
     group, found = zarr.open_group(out, mode="r"), {}
-    for path in ("labels/segmentation", "planes/xy", "planes/xz", "planes/yz", "flows/ends"):
+    for path in ("labels/segmentation", "classes", *PLANES, "flows/ends"):
         if path in group:
             found[path] = group[f"{path}/0"][:]
     return found
@@ -127,7 +136,7 @@ def test_workers_give_the_bytes_of_one_thread(way, cluster, stored, expected, tm
 def test_cells_of_a_region_are_those_of_the_volume(volume, expected, tmp_path):
     segmented(volume, tmp_path / "out.zarr", "components", roi="4:24,10:50,5:60", **CUTS[0])
     found, whole = arrays_of(tmp_path / "out.zarr"), expected("components")[0]
-    for name in ("planes/xy", "planes/xz", "planes/yz"):
+    for name in PLANES:
         np.testing.assert_array_equal(found[name], whole[name][4:24, 10:50, 5:60])
     assert verify(tmp_path / "out.zarr").complete
 
@@ -136,9 +145,11 @@ def test_cells_of_a_region_are_those_of_the_volume(volume, expected, tmp_path):
 
 
 RULES = {
-    "components": {"votes": 1, "min_size": 800},
+    "components": {"votes": 1, "min_size": 800, "fill_holes": True},
+    "cc": {"instances": "watershed", "watershed_radius": 5, "watershed_depth": 0.7},
+    "watershed": {"connectivity": 6, "min_size": 50, "fill_holes": True},
     "empanada": {"votes": 1, "merge_iou": 0.5, "min_extent": 4},
-    "flows": {"min_size": 900},
+    "flows": {"min_size": 900, "fill_holes": True},
     "flows of planes": {"stitch_threshold": 0.6},
 }
 
@@ -147,7 +158,7 @@ RULES = {
 def test_finalize_makes_the_labels_of_another_rule(way, volume, expected, tmp_path, monkeypatch):
     out = tmp_path / "out.zarr"
     first = segmented(volume, out, way, **CUTS[0])
-    there = {n for n, _ in _objects(out) if n.startswith(("planes/", "flows/"))}
+    there = {n for n, _ in _objects(out) if n.startswith(("planes/", "flows/", "classes/"))}
     monkeypatch.setattr("orthoflow.work.load_model", lambda *_: pytest.fail("a network was run"))
     report = of.finalize(out, cluster="synchronous", **RULES[way])
     monkeypatch.undo()
@@ -156,13 +167,13 @@ def test_finalize_makes_the_labels_of_another_rule(way, volume, expected, tmp_pa
     assert_alike(arrays_of(out), arrays_of(other))
     assert report["instances"] == straight["instances"]
     assert report["blocks"] == report["blocks_planned"]
-    assert {n for n, _ in _objects(out) if n.startswith(("planes/", "flows/"))} == there
+    assert {n for n, _ in _objects(out) if n.startswith(("planes/", "flows/", "classes/"))} == there
     assert verify(out).complete
     levels = [zarr.open_array(o, path="labels/segmentation/1")[:] for o in (out, other)]
     np.testing.assert_array_equal(*levels)
     # And back; what is not given stays as it was.
-    own = {"votes": 2, "merge_iou": 0.25, "stitch_threshold": 0.25, "min_size": 0, "min_extent": 0}
-    back = {name: own[name] for name in RULES[way]}
+    own = Options(instances="cc" if way == "cc" else None)
+    back = {n: WAYS[way][1].get(n, getattr(own, n)) for n in (*RULES[way], "fill_holes")}
     assert of.finalize(out, cluster="synchronous", **back)["instances"] == first["instances"]
     assert_alike(arrays_of(out), expected(way)[0])
 
@@ -185,9 +196,11 @@ def test_the_same_rule_is_nothing_to_be_done(volume, tmp_path):
     [
         ("components", {"votes": 4}, ["votes 4"]),
         ("components", {"instances": "stitch"}, ["instances stitch", "orientation"]),
-        ("components", {"instances": "flows"}, ["flows is for flow networks"]),
+        ("components", {"instances": "flows"}, ["flows is not made of labels"]),
         ("components", {"min_size": "3um3"}, ["min_size", "voxel size"]),
-        ("flows", {"votes": 1}, ["votes", "min_extent and min_size"]),
+        ("flows", {"votes": 1}, ["votes", "fill_holes, min_extent, min_size alone"]),
+        ("cc", {"instances": "components"}, ["instances components", "use cc or watershed"]),
+        ("cc", {"connectivity": 8}, ["connectivity 8", "6 nor 26"]),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused(way, options, words, volume, tmp_path):
@@ -353,6 +366,11 @@ def test_probabilities_of_a_panoptic_network_are_those_of_its_classes(volume, tm
         ("demo:flows", {"votes": 1}, ["votes means nothing", "instances flows"]),
         ("demo:flows", {"orientations": "xy", "instances": "flows"}, ["two of xy, xz and yz"]),
         ("demo:flows", {"median": 3}, ["median means nothing"]),
+        ("demo:flows", {"connectivity": 6}, ["connectivity means nothing"]),
+        ("demo:semantic", {"instances": "components"}, ["instances is for instances"]),
+        ("demo:semantic", {"instances": "cc", "votes": 1, "min_size": "x"}, ["min_size 'x'"]),
+        ("demo:semantic", {"instances": "cc", "label_divisor": 5}, ["label_divisor means nothing"]),
+        ("demo:panoptic", {"instances": "cc", "semantic_only": True}, ["contradict"]),
     ],
 )
 def test_options_that_mean_nothing_are_refused(model, options, words, volume, tmp_path):

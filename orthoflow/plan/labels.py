@@ -12,7 +12,9 @@ from orthoflow.geometry.levels import pyramid_levels
 from orthoflow.geometry.output import ArraySpec, OutputSpec, most_copies, with_levels
 from orthoflow.options import default_of
 from orthoflow.plan import blocks as blocking
+from orthoflow.reduce.ends import EndRule
 from orthoflow.reduce.engine import Rule
+from orthoflow.reduce.solidengine import SolidRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,8 +97,11 @@ def rule_of(options: Options, facts: VolumeFacts, *, views: int, method: str | N
             f"votes {options.votes} cannot be reached with {views} orientations; use 1 to {views}"
         )
     instances = method or options.instances or "components"
-    if instances == "flows":
-        raise BadInput("instances flows is for flow networks; use components or empanada")
+    if instances in ("flows", "cc", "watershed"):
+        raise BadInput(
+            f"instances {instances} is not made of labels of planes; use components, empanada or "
+            "stitch"
+        )
     if instances == "stitch" and views > 1:
         raise BadInput(
             f"instances stitch joins the planes of one orientation, {views} are given; use one, "
@@ -112,6 +117,31 @@ def rule_of(options: Options, facts: VolumeFacts, *, views: int, method: str | N
         merge_ioa=options.merge_ioa,
         cluster_iou=options.cluster_iou,
         stitch_threshold=options.stitch_threshold,
+        fill_holes=options.fill_holes,
+    )
+
+
+def end_rule_of(options: Options, facts: VolumeFacts) -> EndRule:
+    """Which objects of a flow field are kept, every size in voxels."""
+    return EndRule(
+        min_size=size_voxels("min_size", options.min_size, facts),
+        min_extent=length_voxels("min_extent", options.min_extent, facts),
+        fill_holes=options.fill_holes,
+    )
+
+
+def solid_rule_of(options: Options, facts: VolumeFacts) -> SolidRule:
+    """How objects are found in classes, every size in voxels."""
+    if options.connectivity not in (6, 26):
+        raise BadInput(f"connectivity {options.connectivity} is neither 6 nor 26; use one of them")
+    return SolidRule(
+        kind=cast("Literal['cc', 'watershed']", options.instances),
+        connectivity=cast("Literal[6, 26]", options.connectivity),
+        min_size=size_voxels("min_size", options.min_size, facts),
+        min_extent=length_voxels("min_extent", options.min_extent, facts),
+        depth=options.watershed_depth,
+        radius=options.watershed_radius,
+        fill_holes=options.fill_holes,
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.cells import CellRule, Window, cells_needed
 from orthoflow.geometry.following import FlowRule, flow_halo, smoothing_halo
-from orthoflow.geometry.output import ENDS, PLANES, ArraySpec
+from orthoflow.geometry.output import CLASSES, ENDS, PLANES, ArraySpec
 from orthoflow.models.heads import (
     FLOW_SCALE,
     SEMANTIC,
@@ -19,9 +19,14 @@ from orthoflow.models.heads import (
     thing_classes,
 )
 from orthoflow.options import triple
-from orthoflow.plan.labels import label_arrays, length_voxels, rule_of, size_voxels
-from orthoflow.plan.tasks import method_of, task_of
-from orthoflow.reduce.ends import EndRule
+from orthoflow.plan.labels import (
+    end_rule_of,
+    label_arrays,
+    length_voxels,
+    rule_of,
+    solid_rule_of,
+)
+from orthoflow.plan.tasks import method_of, of_classes, task_of
 from orthoflow.reduce.vote import logit_of
 
 if TYPE_CHECKING:
@@ -30,7 +35,9 @@ if TYPE_CHECKING:
     from orthoflow.geometry.orientations import Orientation
     from orthoflow.models.card import Card
     from orthoflow.options import Options
+    from orthoflow.reduce.ends import EndRule
     from orthoflow.reduce.engine import Rule
+    from orthoflow.reduce.solidengine import SolidRule
     from orthoflow.reduce.vote import Mode
 
 MedianRule = Literal["plain", "recursive"]
@@ -126,12 +133,34 @@ def grown(box: Box, by: Triple, shape: Triple) -> Box:
     return Box(cast("Triple", start), cast("Triple", stop))
 
 
-ObjectPlan = CellPlan | FlowPlan
+@dataclass(frozen=True, slots=True)
+class SolidPlan:
+    """How classes become objects; nothing but the vote on them is needed of a block."""
+
+    rule: SolidRule
+
+    def need(self, need: Box, orientation: Orientation, working: Triple) -> Box:
+        """Working voxels whose outputs the classes in the working voxels `need` depend on."""
+        del orientation, working
+        return need
+
+    def arrays(self, options: Options, names: tuple[str, ...]) -> list[ArraySpec]:
+        """Arrays of classes and objects, without levels."""
+        del names
+        return [ArraySpec(CLASSES, "labels", "uint8", 0, ()), *label_arrays(options, ())]
+
+
+ObjectPlan = CellPlan | FlowPlan | SolidPlan
 
 
 def blended_channels(mode: Mode, kept: tuple[int, int], objects: ObjectPlan | None) -> int:
     """Channels that are blended: one foreground logit of a binary answer, else all."""
-    return 1 if mode == "binary" and objects is None else kept[1] - kept[0]
+    return 1 if mode == "binary" and not has_heads(objects) else kept[1] - kept[0]
+
+
+def has_heads(objects: ObjectPlan | None) -> TypeGuard[CellPlan | FlowPlan]:
+    """Whether objects are made of all outputs, not of classes alone."""
+    return isinstance(objects, CellPlan | FlowPlan)
 
 
 def object_plan(
@@ -148,6 +177,8 @@ def object_plan(
     BadInput
         If the options cannot be meant.
     """
+    if of_classes(options):
+        return SolidPlan(solid_rule_of(options, facts))
     task = task_of(card, options)
     if task == "semantic":
         return None
@@ -233,10 +264,7 @@ def _flow_plan(
         weights=options.plane_weights or (1.0,) * len(orientations),
         smoothing=(z, y, x),
         semantic=(card.outputs - 1, card.outputs),
-        rule=EndRule(
-            min_size=size_voxels("min_size", options.min_size, facts),
-            min_extent=length_voxels("min_extent", options.min_extent, facts),
-        ),
+        rule=end_rule_of(options, facts),
         dtype="uint32" if voxels < 2**32 - 1 else "uint64",
     )
 

@@ -19,7 +19,7 @@ from orthoflow.models.heads import blend_factors
 from orthoflow.options import Options
 from orthoflow.plan import blocks as blocking
 from orthoflow.plan.census import census_of
-from orthoflow.plan.objects import blended_channels
+from orthoflow.plan.objects import blended_channels, has_heads
 from orthoflow.plan.order import ordered_boxes, ordered_cells, undone_boxes
 from orthoflow.reduce.vote import Ballot, Mode
 
@@ -94,12 +94,12 @@ class Plan:
     @property
     def semantic(self) -> tuple[int, int]:
         """First and end of the class logits among the blended channels."""
-        return (0, self.channels) if self.objects is None else self.objects.semantic
+        return self.objects.semantic if has_heads(self.objects) else (0, self.channels)
 
     @property
     def factors(self) -> tuple[float, ...]:
         """What blended channels are multiplied by beforehand; empty where it is one for all."""
-        return () if self.objects is None else blend_factors(self.card)
+        return blend_factors(self.card) if has_heads(self.objects) else ()
 
     @property
     def needs_statistics(self) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orthoflow.models.card import Card
     from orthoflow.options import Options
 
-Method = Literal["components", "empanada", "stitch", "flows"]
+Method = Literal["components", "empanada", "stitch", "flows", "cc", "watershed"]
 """How objects are found; see option `instances`."""
 
 # Options that say nothing about what a network of that task gives, and those about planes.
@@ -21,6 +21,11 @@ _MEANINGLESS: dict[Task, frozenset[str]] = {
     "flows": frozenset({"center_threshold", "center_distance", "fine_boundaries", "median_rule"})
     | {"median"},
 }
+_SOLID = frozenset({"connectivity", "watershed_depth", "watershed_radius"})
+_OF_CLASSES = frozenset({"instances", "min_size", "min_extent", "fill_holes", "connectivity"}) | {
+    "watershed_depth",
+    "watershed_radius",
+}
 _OF_PLANES = frozenset({"votes", "allow_one_view", "merge_iou", "merge_ioa", "cluster_iou"}) | {
     "stitch_threshold",
     "keep_stacks",
@@ -28,8 +33,16 @@ _OF_PLANES = frozenset({"votes", "allow_one_view", "merge_iou", "merge_ioa", "cl
 
 
 def task_of(card: Card, options: Options) -> Task:
-    """What the network is used for; `semantic_only` leaves its other heads alone."""
-    return "semantic" if options.semantic_only else card.task
+    """What the network is used for.
+
+    `semantic_only`, and objects that are components of classes, leave its other heads alone.
+    """
+    return "semantic" if options.semantic_only or of_classes(options) else card.task
+
+
+def of_classes(options: Options) -> bool:
+    """Whether objects are made of classes."""
+    return options.instances in ("cc", "watershed")
 
 
 def kept_channels(card: Card, task: Task) -> tuple[int, int]:
@@ -53,8 +66,10 @@ def check_objects(card: Card, options: Options, task: Task) -> None:
     """Refuse options for objects where none are made, and networks whose objects cannot be."""
     if options.semantic_only and card.task == "semantic":
         raise BadInput(f"semantic_only: {card.name!r} is a semantic network; leave it out")
+    if options.semantic_only and options.instances is not None:
+        raise BadInput(f"semantic_only and instances {options.instances} contradict each other")
     if task == "semantic":
-        _check_none(card, options)
+        _check_classes(card, options)
         return
     if card.ndim == 3 and task == "panoptic":
         raise BadInput(
@@ -72,19 +87,27 @@ def check_objects(card: Card, options: Options, task: Task) -> None:
     _check_meant(card, options, task, method)
 
 
-def _check_none(card: Card, options: Options) -> None:
+def _check_classes(card: Card, options: Options) -> None:
+    """Refuse options for objects that are not made of classes."""
+    method = options.instances
     for name in options.changed():
-        if wish_of(name).group == INSTANCES and name != "semantic_only":
-            raise BadInput(
-                f"{name} is for instances, and {card.name!r} gives none here; leave it out, "
-                "or see orthoflow consensus"
-            )
+        if not of_classes(options):
+            if wish_of(name).group == INSTANCES and name != "semantic_only":
+                raise BadInput(
+                    f"{name} is for instances, and {card.name!r} gives none here; leave it out, "
+                    "use instances cc or watershed, or see orthoflow consensus"
+                )
+        elif name == "keep_stacks" or (
+            wish_of(name).group == INSTANCES and name not in _OF_CLASSES
+        ):
+            raise BadInput(f"{name} means nothing with instances {method}; leave it out")
 
 
 def _check_meant(card: Card, options: Options, task: Task, method: Method) -> None:
     """Refuse options that mean nothing here."""
     for name in options.changed():
-        if name in _MEANINGLESS[task] or (method == "flows" and name in _OF_PLANES):
+        meaningless = _MEANINGLESS[task] | _SOLID
+        if name in meaningless or (method == "flows" and name in _OF_PLANES):
             raise BadInput(
                 f"{name} means nothing with {card.name!r}, a {task} network, and instances "
                 f"{method}; leave it out"

@@ -108,10 +108,13 @@ class EndRule:
     ----------
     min_size, min_extent
         Smallest object: voxels, and voxels along every side of its box.
+    fill_holes
+        Whether objects get the holes that they alone enclose (`orthoflow.reduce.holes`).
     """
 
     min_size: int = 0
     min_extent: int = 0
+    fill_holes: bool = False
 
 
 def settle_ends(

@@ -60,6 +60,8 @@ class Rule:
         For "empanada": see `decide_by_clusters` and `match_stacks`.
     stitch_threshold
         For "stitch": see `orthoflow.reduce.stitching.stitch`.
+    fill_holes
+        Whether instances get the holes that they alone enclose (`orthoflow.reduce.holes`).
     """
 
     instances: Instances = "components"
@@ -71,6 +73,7 @@ class Rule:
     merge_ioa: float = 0.25
     cluster_iou: float = 0.75
     stitch_threshold: float = 0.25
+    fill_holes: bool = False
 
     def __post_init__(self) -> None:
         if self.instances not in get_args(Instances):

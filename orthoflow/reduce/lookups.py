@@ -28,6 +28,13 @@ class Lookups:
 
 @dataclass(frozen=True, slots=True)
 class Ids(Rows):
-    """Label of each triple of a block, in their order."""
+    """Label of each triple, end or piece of a block, in their order; of pieces from 0 (none) on."""
 
     label: npt.NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fills(Rows):
+    """What each piece of background of a block is filled with, 0 = nothing; from 0 (none) on."""
+
+    label: npt.NDArray[np.integer[Any]]
