@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, Triple
 from orthoflow.geometry.levels import pyramid_levels
 from orthoflow.geometry.output import ArraySpec, OutputSpec
+from orthoflow.models.heads import Task
 from orthoflow.options import Options
 from orthoflow.pipeline import run
+from orthoflow.reduce.scores import f1, matches_of
 from orthoflow.show import overview
 from orthoflow.stores.ome import create_output, read_level, write_box
 from orthoflow.stores.pyramid import build_level_box, level_boxes
-from orthoflow.training.synthetic import make_volume
+from orthoflow.training.synthetic import OBJECTS, make_volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,11 +30,17 @@ if TYPE_CHECKING:
 
     from orthoflow.driver import Progress
 
-MODEL = "demo:semantic"
+MODELS = {task: f"demo:{task}" for task in get_args(Task)}
+"""Of each task: the bundled network."""
+# Where one orientation alone is asked, in the planes that were found or once more.
+_ALONE = "stitch"
+# Of objects: smaller ones are debris.
+_LEAST_SIZE = 100
 _CHUNK = (48, 128, 128)
 # Four blocks: two for each of two cores.
 _BLOCK = 128
-_MADE = ("volume.zarr", "segmented.zarr", "overview.png")
+_MADE = ("volume.zarr", "segmented.zarr", "overview.png", "alone.zarr")
+_ORIENTATIONS = ("xy", "xz", "yz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +51,14 @@ class DemoResult:
     output: Path
     picture: Path
     scores: dict[str, dict[str, float]]
-    """Dice and IoU of each orientation alone and of the consensus."""
+    """Of each orientation alone and of the consensus: Dice and IoU, or F1 of objects."""
     report: dict[str, Any]
 
 
 def run_demo(
     folder: Path,
     *,
+    task: Task = "semantic",
     shape: Triple = (96, 256, 256),
     seed: int = 0,
     workers: int | None = None,
@@ -59,43 +68,70 @@ def run_demo(
     """Make a volume, segment it on a local Dask cluster, compare it with the truth, draw it."""
     _require_room(folder)
     wishes = Options.from_mapping({"workers": workers})
-    made = make_volume(shape=shape, seed=seed)
+    semantic = task == "semantic"
+    made = make_volume(shape=shape, seed=seed, look=None if semantic else OBJECTS)
     _make_room(folder)
-    truth = (made.labels > 0).astype(np.uint8)
+    truth = (made.labels > 0).astype(np.uint8) if semantic else made.labels.astype(np.uint32)
     volume, output, picture = (
         folder / n for n in ("volume.zarr", "segmented.zarr", "overview.png")
     )
     say(f"volume: {' x '.join(map(str, shape))} voxels of touching cells -> {volume}")
     write_volume(volume, made.image, truth, made.voxel_size)
-    say(f"run: {MODEL} in planes xy, xz and yz on a local Dask cluster -> {output}")
-    report = run(
-        volume,
-        output,
-        model=MODEL,
-        cluster=local_kind(wishes, otherwise="processes"),
-        workers=workers,
-        block=_BLOCK,
-        output="both",
-        disagreement=True,
-        keep_stacks=True,
-        progress=progress,
-    )
-    stacks = {name: read_level(output, f"stacks/{name}", 0) for name in ("xy", "xz", "yz")}
+    say(f"run: {MODELS[task]} in planes xy, xz and yz on a local Dask cluster -> {output}")
+    own = {"disagreement": True, "keep_stacks": True} if semantic else {"min_size": _LEAST_SIZE}
+    where: dict[str, Any] = {
+        "model": MODELS[task],
+        "cluster": local_kind(wishes, otherwise="processes"),
+        "workers": workers,
+        "block": _BLOCK,
+        "progress": progress,
+    }
+    report = run(volume, output, output="both", **where, **own)
     consensus = read_level(output, "labels/segmentation", 0)
+    if semantic:
+        stacks = {name: read_level(output, f"stacks/{name}", 0) for name in _ORIENTATIONS}
+    else:
+        say("run: each orientation alone, to compare")
+        stacks = {
+            name: _alone(volume, folder / "alone.zarr", name, where) for name in _ORIENTATIONS
+        }
     answers = {**stacks, "consensus": consensus}
-    scores = {name: overlap_scores(labels, truth) for name, labels in answers.items()}
+    score = overlap_scores if semantic else object_scores
+    scores = {name: score(labels, truth) for name, labels in answers.items()}
+    first = next(iter(scores["consensus"]))
     overview(
         picture,
         made.image,
         truth=truth,
         stacks=stacks,
         consensus=consensus,
-        disagreement=read_level(output, "disagreement", 0),
+        disagreement=read_level(output, "disagreement", 0) if semantic else None,
         voxel_size=made.voxel_size,
         unit="micrometer",
-        scores={name: both["dice"] for name, both in scores.items()},
+        scores={name: both[first] for name, both in scores.items()},
+        **({} if semantic else {"objects": True}),
     )
     return DemoResult(volume, output, picture, scores, report)
+
+
+def _alone(volume: Path, output: Path, name: str, where: dict[str, Any]) -> npt.NDArray[Any]:
+    """Objects of one orientation: its planes, stitched."""
+    run(
+        volume,
+        output,
+        orientations=(name,),
+        instances=_ALONE,
+        min_size=_LEAST_SIZE,
+        overwrite=output.exists(),
+        **where,
+    )
+    return read_level(output, "labels/segmentation", 0)
+
+
+def object_scores(labels: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, float]:
+    """F1 of objects with an IoU over 0.5, and over 0.75, with a true one."""
+    found = matches_of(labels, truth)
+    return {"f1": f1([found], 0.5), "f1 at 0.75": f1([found], 0.75)}
 
 
 def overlap_scores(labels: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> dict[str, float]:

@@ -15,6 +15,8 @@ from orthoflow.cli.wishes import AS_JSON, CONFIG, Grouped, given, job_of, three,
 from orthoflow.errors import BadInput, RunInterrupted
 from orthoflow.options import CONSENSUS_OPTIONS, Options
 
+_HEADINGS = {"dice": "Dice", "iou": "IoU", "f1": "F1", "f1 at 0.75": "F1 at 0.75"}
+
 
 @with_wishes()
 @click.command(cls=Grouped)
@@ -109,17 +111,24 @@ def consensus(
 
 @click.command()
 @click.option("--out", "folder", default="demo", help="Folder for everything it makes.  [demo]")
+@click.option(
+    "--task",
+    type=click.Choice(["semantic", "panoptic", "flows"]),
+    default="semantic",
+    help="What is found: foreground; or objects, by centres or by flows.  [semantic]",
+)
 @click.option("--shape", default="96,256,256", help="Volume z,y,x.  [96,256,256]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the synthetic volume.  [0]")
 @click.option("--workers", type=int, help="Worker processes.  [one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-def demo(folder: str, shape: str, seed: int, workers: int | None, as_json: bool) -> None:
+def demo(folder: str, task: Any, shape: str, seed: int, workers: int | None, as_json: bool) -> None:
     """Segment a synthetic volume whose truth is known, and look at the result."""
     from orthoflow.demo import run_demo  # noqa: PLC0415 - imports torch
 
     with progress(quiet=False) as show:
         result = run_demo(
             Path(folder),
+            task=task,
             shape=three("shape", shape),
             seed=seed,
             workers=workers,
@@ -130,14 +139,15 @@ def demo(folder: str, shape: str, seed: int, workers: int | None, as_json: bool)
         click.echo(json.dumps({"scores": result.scores, "report": result.report}, indent=2))
         return
     click.echo("\n".join(report_lines(result.report)))
-    click.echo(f"\n{'':<12}{'Dice':>8}{'IoU':>8}   against the truth")
-    for name, both in result.scores.items():
-        click.echo(f"{name:<12}{both['dice']:>8.4f}{both['iou']:>8.4f}")
+    heads = [_HEADINGS[key] for key in result.scores["consensus"]]
+    click.echo(f"\n{'':<12}{''.join(f'{head:>12}' for head in heads)}   against the truth")
+    for name, values in result.scores.items():
+        click.echo(f"{name:<12}{''.join(f'{value:>12.4f}' for value in values.values())}")
     click.echo(
         textwrap.dedent(f"""
         look at    {result.picture}
         next, for the numbers behind it:
-            orthoflow plan {result.volume} --model demo:semantic
+            orthoflow plan {result.volume} --model demo:{task}
         and for a volume of your own:
-            orthoflow preview YOUR.zarr --model demo:semantic""")
+            orthoflow preview YOUR.zarr --model demo:{task}""")
     )

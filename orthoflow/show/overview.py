@@ -47,6 +47,7 @@ def overview(  # noqa: PLR0913 - everything a picture can show, by name
     unit: str | None = None,
     title: str | None = None,
     scores: Mapping[str, float] | None = None,
+    objects: bool = False,
 ) -> None:
     """Save three orthogonal cuts of a result as a PNG: a row a cut, a column a kind.
 
@@ -60,8 +61,8 @@ def overview(  # noqa: PLR0913 - everything a picture can show, by name
     image
         One channel (z, y, x), any real dtype; shown between its percentiles 0.3 and 99.7.
     consensus, truth
-        Labels (z, y, x), 0 is background. Classes are compared by number: of instances pass
-        ``labels > 0`` where a truth is given.
+        Labels (z, y, x), 0 is background. Classes are compared by number; for instances see
+        `objects`.
     stacks
         Labels of single orientations, by name. One is shown: of lowest score, or, without scores,
         of most voxels that differ from the truth, or else the first.
@@ -74,7 +75,10 @@ def overview(  # noqa: PLR0913 - everything a picture can show, by name
     title
         A line above.
     scores
-        Dice over the whole volume by orientation, and of "consensus".
+        Dice over the whole volume by orientation, and of "consensus"; of `objects` F1.
+    objects
+        Whether labels are instances: they are shown in colours instead of being compared voxel by
+        voxel, and the orientation with the lowest score is shown.
 
     Raises
     ------
@@ -94,7 +98,8 @@ def overview(  # noqa: PLR0913 - everything a picture can show, by name
     columns = [image_column(scene)]
     if truth is not None:
         columns.append(class_column(scene, "truth", truth, share(truth)))
-    columns += _opinions(scene, _verdicts(consensus, stacks or {}, truth, scores or {}), truth)
+    verdicts = _verdicts(consensus, stacks or {}, truth, scores or {}, "F1" if objects else "Dice")
+    columns += _opinions(scene, verdicts, None if objects else truth)
     if disagreement is not None:
         columns.append(dissent_column(scene, disagreement))
     write_png(path, draw(columns, scene.cuts, bars=scene.bars, title=title))
@@ -117,20 +122,21 @@ def _verdicts(
     stacks: Mapping[str, Volume],
     truth: Volume | None,
     scores: Mapping[str, float],
+    measure: str,
 ) -> list[_Verdict]:
     """The single orientation that is shown, if any, then the consensus."""
     verdicts = []
     if stacks:
         name, why = chosen(stacks, truth, scores)
         place = [f"{why} of {len(stacks)}"] if len(stacks) > 1 else []
-        note = ", ".join((_score(scores, name) or [share(stacks[name])]) + place)
+        note = ", ".join((_score(scores, name, measure) or [share(stacks[name])]) + place)
         verdicts.append(_Verdict(f"{name} alone", stacks[name], note))
-    note = "".join(_score(scores, CONSENSUS)) or share(consensus)
+    note = "".join(_score(scores, CONSENSUS, measure)) or share(consensus)
     return [*verdicts, _Verdict(CONSENSUS, consensus, note)]
 
 
-def _score(scores: Mapping[str, float], name: str) -> list[str]:
-    return [f"Dice {scores[name]:.3f}"] if math.isfinite(scores.get(name, math.nan)) else []
+def _score(scores: Mapping[str, float], name: str, measure: str) -> list[str]:
+    return [f"{measure} {scores[name]:.3f}"] if math.isfinite(scores.get(name, math.nan)) else []
 
 
 def _opinions(scene: Scene, verdicts: list[_Verdict], truth: Volume | None) -> list[Column]:
