@@ -55,7 +55,7 @@ class DemoResult:
     report: dict[str, Any]
 
 
-def run_demo(
+def run_demo(  # noqa: PLR0913 - what a demo can be told, by name
     folder: Path,
     *,
     task: Task = "semantic",
@@ -92,9 +92,9 @@ def run_demo(
         stacks = {name: read_level(output, f"stacks/{name}", 0) for name in _ORIENTATIONS}
     else:
         say("run: each orientation alone, to compare")
-        stacks = {
-            name: _alone(volume, folder / "alone.zarr", name, where) for name in _ORIENTATIONS
-        }
+        alone = folder / "alone.zarr"
+        stacks = {name: _alone(volume, alone, name, where) for name in _ORIENTATIONS}
+        shutil.rmtree(alone)
     answers = {**stacks, "consensus": consensus}
     score = overlap_scores if semantic else object_scores
     scores = {name: score(labels, truth) for name, labels in answers.items()}
@@ -109,7 +109,7 @@ def run_demo(
         voxel_size=made.voxel_size,
         unit="micrometer",
         scores={name: both[first] for name, both in scores.items()},
-        **({} if semantic else {"objects": True}),
+        objects=not semantic,
     )
     return DemoResult(volume, output, picture, scores, report)
 
@@ -134,7 +134,7 @@ def object_scores(labels: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str
     return {"f1": f1([found], 0.5), "f1 at 0.75": f1([found], 0.75)}
 
 
-def overlap_scores(labels: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> dict[str, float]:
+def overlap_scores(labels: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, float]:
     """Dice = 2 |A and B| / (|A| + |B|) and IoU = |A and B| / |A or B| of two masks."""
     both = int(np.count_nonzero((labels > 0) & (truth > 0)))
     sizes = int(np.count_nonzero(labels)) + int(np.count_nonzero(truth))

@@ -246,6 +246,24 @@ def test_demo_in_a_process_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["panoptic", "flows"])
+def test_demo_of_objects(task, capsys, tmp_path):
+    line = ["demo", "--task", task, "--shape", "48,112,128", "--seed", "11", "--json"]
+    code, out, _ = call(capsys, *line, "--out", str(tmp_path / "demo"), "--workers", "2")
+    assert code == 0
+    found = json.loads(out)
+    f1 = {name: both["f1"] for name, both in found["scores"].items()}
+    assert set(f1) == {"xy", "xz", "yz", "consensus"}
+    assert max(f1, key=f1.get) == "consensus", f1
+    assert found["report"]["instances"] > 20
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {
+        "volume.zarr",
+        "segmented.zarr",
+        "overview.png",
+    }
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_the_program_itself():
     done = subprocess.run(
