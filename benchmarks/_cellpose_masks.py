@@ -22,8 +22,8 @@ from _scores import hits
 
 if TYPE_CHECKING:
     from orthoflow.geometry.box import Triple
+    from orthoflow.geometry.following import FlowRule
     from orthoflow.kernels.fields import Field
-    from orthoflow.kernels.flows import FlowRule
 
 SIDES = ("cellpose3", "cellpose4", "whole", "blocks")
 FULL, CELLS = (64, 256, 256), 200
@@ -107,8 +107,8 @@ def run_ours(name: str, folder: Path) -> None:
     import torch
 
     from orthoflow.geometry.box import Box
+    from orthoflow.geometry.following import FlowRule
     from orthoflow.kernels.fields import Field
-    from orthoflow.kernels.flows import FlowRule
 
     torch.set_num_threads(1)
     flow, logit = (torch.from_numpy(np.load(folder / f"{n}.npy")) for n in ("flow", "logit"))
@@ -134,7 +134,7 @@ def _labels(field: Field, shape: Triple, block: Triple, rule: FlowRule) -> tuple
     from orthoflow.geometry.box import Box, split
     from orthoflow.kernels.fields import Field
     from orthoflow.kernels.flows import count_ends, follow, label_ends
-    from orthoflow.kernels.sinks import sinks_of
+    from orthoflow.reduce.sinks import sinks_of
     from orthoflow.reduce.tables import tally
 
     boxes = list(split(Box.whole(shape), block))
@@ -149,12 +149,9 @@ def _labels(field: Field, shape: Triple, block: Triple, rule: FlowRule) -> tuple
     (places,), counts = tally([places], counts)
     sinks = sinks_of(places, counts, shape, rule.axes)
     labels = np.zeros(shape, np.int64)
-    stopped = 0
     for box, found in zip(boxes, ends, strict=True):
-        part, told = label_ends(found, sinks, box, shape)
-        labels[box.slices] = part.numpy()
-        stopped += told.stopped
-    return labels, stopped
+        labels[box.slices] = label_ends(found, sinks, box, shape).numpy()
+    return labels, sum(int(found.stopped.sum()) for found in ends)
 
 
 # --- parent -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
     python benchmarks/consensus_accuracy.py                 # seeds 0, 2, 3, 4; 128 x 128 x 128
     python benchmarks/consensus_accuracy.py --sets blobs/medium --seeds 0
+    python benchmarks/consensus_accuracy.py --center-threshold 0.2 --median 3
 
 The generator of ground truth and of outputs per orientation is `synth.py` in
 ../shared/data/consensus or `--data DIR`. Planes are labelled by our own panoptic step; no peer is
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,9 @@ import torch
 
 from _scores import f1
 from _simulated import DATA, STEP, VIEWS, Case, Outputs, generator, outputs_of, stacked, truth_of
-from orthoflow.kernels.centers import (
-    CellRule,
-    Heads,
-    Window,
-    harden,
-    label_cells,
-    recursive_median,
-)
+from orthoflow.geometry.cells import CellRule, Window
+from orthoflow.kernels.centers import Heads, harden, label_cells
+from orthoflow.kernels.medians import median_along_stack, recursive_median
 from orthoflow.reduce.agglomerate import agglomerate, decide
 from orthoflow.reduce.blocktables import block_tables
 from orthoflow.reduce.consensus import Claims, Decision, settle
@@ -57,30 +54,41 @@ def tensors(outputs: Outputs) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(part.astype(np.float32)) for part in outputs)
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of the panoptic step; defaults are those of `orthoflow run` without fine boundaries."""
+
+    threshold: float = 0.5
+    center_threshold: float = 0.1
+    center_distance: int = 3
+    reach: int | None = 64
+    """Pixels from a pixel to its centre; None: as empanada does."""
+    median: int = 1
+    """Planes; plain with a reach, else empanada's recursive one."""
+
+
 def planes_of(
-    sem: torch.Tensor, heat: torch.Tensor, offsets: torch.Tensor, *, reach: int
+    sem: torch.Tensor, heat: torch.Tensor, offsets: torch.Tensor, settings: Settings
 ) -> Labels:
     """Labels (planes, rows, columns) by our panoptic step."""
-    return _labelled(harden(sem[None], threshold=0.5), heat, offsets, reach)
-
-
-def planes_as_empanada(
-    sem: torch.Tensor, heat: torch.Tensor, offsets: torch.Tensor, *, median: int
-) -> Labels:
-    """The same as empanada does it: median of the probabilities along the stack, any centre."""
-    chances = recursive_median(torch.sigmoid(sem[None]), median)
-    classes = harden(chances, threshold=0.5, probabilities=True)
-    return _labelled(classes, heat, offsets, None)
-
-
-def _labelled(
-    classes: torch.Tensor, heat: torch.Tensor, offsets: torch.Tensor, reach: int | None
-) -> Labels:
-    planes, rows, columns = classes.shape
+    count, rows, columns = sem.shape
+    values = sem[None]
+    if settings.reach is None:
+        values = torch.sigmoid(values)
+        values = recursive_median(values, settings.median) if settings.median > 1 else values
+    elif settings.median > 1:
+        values = median_along_stack(values, (0, count), count, settings.median)
+    classes = harden(values, threshold=settings.threshold, probabilities=settings.reach is None)
     window = Window((rows, columns), (0, rows), (0, columns))
-    rule = CellRule(center_threshold=0.1, center_distance=3, reach=reach, step=STEP, zoom=1)
-    labels = np.empty((planes, rows, columns), np.int32)
-    for first in range(0, planes, PLANES):  # as many as a block may have
+    rule = CellRule(
+        center_threshold=settings.center_threshold,
+        center_distance=settings.center_distance,
+        reach=settings.reach,
+        step=STEP,
+        zoom=1,
+    )
+    labels = np.empty((count, rows, columns), np.int32)
+    for first in range(0, count, PLANES):  # as many as a block may have
         some = slice(first, first + PLANES)
         heads = Heads(heat[some], offsets[some].movedim(1, 0), (0, 0))
         labels[some] = label_cells(classes[some], heads, window, rule, things=[1]).numpy()
@@ -116,13 +124,16 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--size", type=int, default=128, help="voxels along each axis")
     parser.add_argument("--votes", type=int, default=2)
-    parser.add_argument("--reach", type=int, default=64, help="pixels from a pixel to its centre")
+    for field in fields(Settings):
+        kind = type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     options = parser.parse_args()
+    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     torch.set_num_threads(1)
     synth = generator(options.data)
     missed = 0
     print(
-        "| set | seed | F1 at 0.5 | at 0.75 | found / true | CPU s of tables, rule, triples, ... |"
+        "| set | seed | F1 at 0.5 | at 0.75 | foreground IoU | found / true | CPU s of the steps |"
     )
     for name in options.sets:
         kind, level = name.split("/")
@@ -133,14 +144,16 @@ def main() -> int:
             views = {}
             for view in VIEWS:
                 outputs = tensors(outputs_of(synth, case, truth, view))
-                views[view] = stacked(planes_of(*outputs, reach=options.reach), view)
+                views[view] = stacked(planes_of(*outputs, settings), view)
             labels, seconds = instances(views, votes=options.votes)
             scores.append(f1(labels, truth, 0.5))
             spent = " + ".join(f"{s:.2f}" for s in seconds.values())
             counts = f"{labels.max()} / {truth.max()}"
+            inside, found = truth > 0, labels > 0
+            iou = np.count_nonzero(inside & found) / np.count_nonzero(inside | found)
             print(
-                f"| {name} | {seed} | {scores[-1]:.3f} | {f1(labels, truth, 0.75):.3f} | {counts} "
-                f"| {spent} = {sum(seconds.values()):.2f} |",
+                f"| {name} | {seed} | {scores[-1]:.3f} | {f1(labels, truth, 0.75):.3f} "
+                f"| {iou:.3f} | {counts} | {spent} = {sum(seconds.values()):.2f} |",
                 flush=True,
             )
         mean, least = GOALS.get(name, (0.0, 0.0))
@@ -148,7 +161,7 @@ def main() -> int:
         missed += not good
         print(
             f"| {name} | all | {np.mean(scores):.3f} (goal {mean}), least {min(scores):.3f} "
-            f"(goal {least}) | | | {'reached' if good else 'MISSED'} |"
+            f"(goal {least}) | | | | {'reached' if good else 'MISSED'} |"
         )
     return min(missed, 1)
 

@@ -44,7 +44,6 @@ STEPS = [
     ["--no-deps", "empanada-napari==1.2.4"],
 ]
 SIDES = ("peer", "empanada", "components")
-REACH = 64  # pixels from a pixel to its centre, at most
 # How voxels are voted on: what the peer calls pixel_vote_thr, and allow_one_view.
 VOTES = {
     "2": {"votes": 2, "one_view": False},
@@ -96,11 +95,10 @@ def run_planes(side: str, folder: Path) -> None:
 
 
 def our_planes(side: str, *outputs: Any) -> Labels:
-    from consensus_accuracy import planes_as_empanada, planes_of
+    from consensus_accuracy import Settings, planes_of
 
-    if side == "empanada":
-        return planes_as_empanada(*outputs, median=MEDIAN)
-    return planes_of(*outputs, reach=REACH)
+    as_peer = {"reach": None, "median": MEDIAN}
+    return planes_of(*outputs, Settings(**as_peer if side == "empanada" else {}))
 
 
 def run_objects(side: str, folder: Path, variants: Sequence[str]) -> None:

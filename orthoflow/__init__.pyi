@@ -5,6 +5,7 @@ from .arrays import segment as segment
 from .errors import BadInput as BadInput
 from .errors import BlockFailed as BlockFailed
 from .errors import StoreRefused as StoreRefused
+from .finishing import finalize as finalize
 from .labelling import consensus as consensus
 from .labelling import write_consensus as write_consensus
 from .models import Model as Model

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orthoflow.job import result_name
+from orthoflow.job import block_arrays, result_name
+from orthoflow.reduce.tablefile import dump
 from orthoflow.stores.markers import block_marker_name, create_marker
 from orthoflow.stores.ome import write_box
 from orthoflow.stores.patience import patiently
 from orthoflow.stores.stamps import Marker, Stamp
+from orthoflow.stores.tables import ENDS_STEP, create_table, ends_key
 from orthoflow.stores.volumes import read_box
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from orthoflow.geometry.box import Box
     from orthoflow.job import Job, Tally
+    from orthoflow.reduce.ends import EndTable
 
 
 def read_voxels(job: Job, box: Box, tally: Tally) -> npt.NDArray[np.generic]:
@@ -52,7 +55,7 @@ def write_block(
     plan, options, target = job.plan, job.plan.options, _target(job)
     place = block.shifted(plan.region.start)
     objects: list[Stamp] = []
-    for array in plan.output.arrays:
+    for array in block_arrays(plan.output):
         values = found[result_name(array)]
         written = patiently(
             lambda path=array.path, values=values: write_box(  # type: ignore[misc]
@@ -65,6 +68,23 @@ def write_block(
         objects += written.objects
     tally.stored = sum(stamp.size for stamp in objects)
     return tuple(objects)
+
+
+def write_ends(job: Job, block: Box, table: EndTable) -> None:
+    """Keep a block's table of ends, from which a later pass finds objects."""
+    target, options, number = _target(job), job.plan.options, job.plan.block_number(block)
+    patiently(
+        lambda: create_table(
+            target,
+            ends_key(job.fingerprint),
+            ENDS_STEP,
+            number,
+            dump(table),
+            options.storage_option,
+        ),
+        seconds=options.patience,
+        doing=f"write the ends of block {block}",
+    )
 
 
 def mark_block(job: Job, block: Box, tally: Tally, objects: tuple[Stamp, ...]) -> Tally:

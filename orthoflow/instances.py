@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from orthoflow import driver, passes
 from orthoflow.errors import BadInput, BlockFailed
+from orthoflow.geometry.output import ENDS, PLANES
 from orthoflow.job import Tally
 from orthoflow.passes import LabelJob
 from orthoflow.records import fingerprint_of
+from orthoflow.reduce.ends import EndRule, settle_ends, sum_ends
 from orthoflow.reduce.engine import Rule, id_dtype, object_lookups
 from orthoflow.reduce.fragments import ORIENTATION_NAMES
 from orthoflow.reduce.lookups import Ids, Lookups
@@ -25,9 +28,10 @@ from orthoflow.reduce.matching import Objects
 from orthoflow.reduce.merging import merge
 from orthoflow.reduce.tablefile import dump, load
 from orthoflow.reduce.triples import apply, merged
+from orthoflow.relabel import AnyRule, rule_in_force
 from orthoflow.stores.ledger import Outline
 from orthoflow.stores.markers import block_number_of, list_marker_names
-from orthoflow.stores.tables import create_table, list_tables, read_table
+from orthoflow.stores.tables import ENDS_STEP, create_table, ends_key, list_tables, read_table
 from orthoflow.stores.volumes import find_volume
 from orthoflow.window import Window
 
@@ -37,13 +41,14 @@ if TYPE_CHECKING:
     from orthoflow.geometry.box import Triple
     from orthoflow.graph import Maker, Node
     from orthoflow.reduce.blocktables import BlockTables
+    from orthoflow.stores.volumes import VolumeRef
 
 # Table of the instances: one for the whole output, where those of blocks lie.
 INSTANCES = "instances"
 _WHOLE = (0, 0, 0)
 
 
-def label_job(drive: driver.Drive) -> tuple[LabelJob, Rule]:
+def label_job(drive: driver.Drive) -> tuple[LabelJob, AnyRule]:
     """What the passes over an output are told, and the rule, from its record.
 
     Raises
@@ -54,30 +59,59 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, Rule]:
     outline, storage = Outline.of(drive.record), drive.options.storage_option
     try:
         facts = drive.record["labels"]
-        rule = Rule(**facts["rule"])
-        divisor = facts["label_divisor"]
-        sources = tuple(
-            (name, find_volume(**facts["sources"][name], storage_options=storage, labels=True))
-            for name in ORIENTATION_NAMES
-            if name in facts["sources"]
-        )
+        kind = facts["kind"]
+        rule = rule_in_force(drive)
+        divisor, planes_key = None, ends_key(drive.fingerprint)
+        if kind == "ends":
+            known = None
+            sources: tuple[tuple[str, VolumeRef], ...] = ((ENDS_STEP, _own(drive, ENDS)),)
+        else:
+            known, divisor = facts["sources"], facts["label_divisor"]
+            sources = tuple(
+                (name, _found(drive, name, known))
+                for name in ORIENTATION_NAMES
+                if name in facts["orientations"]
+            )
+            looked = {"sources": known, "label_divisor": divisor, "region": str(outline.region)}
+            planes_key = _key(drive, looked)
     except (KeyError, TypeError) as error:
         raise BadInput(f"the record of output {drive.output} names no labels: {error}") from error
-    planes = {"sources": facts["sources"], "label_divisor": divisor, "region": str(outline.region)}
     job = LabelJob(
+        kind=kind,
         sources=sources,
+        # What lies in the output begins where it does.
+        start=(0, 0, 0) if known is None else outline.region.start,
         region=outline.region,
         block=outline.block,
         label_divisor=divisor,
         output=outline.output,
         target=drive.output,
         fingerprint=drive.fingerprint,
-        planes_key=_key(drive, planes),
-        rule_key=_key(drive, {**planes, "rule": facts["rule"]}),
+        planes_key=planes_key,
+        rule_key=_key(drive, {"planes": planes_key, "rule": asdict(rule)}),
         storage_options=storage,
         patience=drive.options.patience,
     )
     return job, rule
+
+
+def _found(drive: driver.Drive, name: str, known: dict[str, Any] | None) -> VolumeRef:
+    """Labels of one orientation: where they were found before, or the output's own planes."""
+    if known is None:
+        return _own(drive, f"{PLANES}/{name}")
+    storage = drive.options.storage_option
+    return find_volume(**known[name], storage_options=storage, labels=True)
+
+
+def _own(drive: driver.Drive, path: str) -> VolumeRef:
+    """An array of the output.
+
+    Shards of nothing but background are not stored; that no other is missing has been looked at.
+    """
+    storage = drive.options.storage_option
+    return find_volume(
+        drive.output, array=path, storage_options=storage, labels=True, missing="fill"
+    )
 
 
 def instance_counts(drive: driver.Drive, job: LabelJob) -> dict[str, Any]:
@@ -93,7 +127,7 @@ def _key(drive: driver.Drive, facts: dict[str, Any]) -> str:
     return fingerprint_of({"run": drive.fingerprint, **facts})[:16]
 
 
-def make_instances(drive: driver.Drive, job: LabelJob, rule: Rule) -> Tally:
+def make_instances(drive: driver.Drive, job: LabelJob, rule: AnyRule) -> Tally:
     """Find the instances and paint them, as far as it was not done; what was done is counted.
 
     Raises
@@ -108,21 +142,47 @@ def make_instances(drive: driver.Drive, job: LabelJob, rule: Rule) -> Tally:
     markers = list_marker_names(drive.output, drive.fingerprint, storage, kind="labels")
     painted = {number for name in markers if (number := block_number_of(name, "labels"))}
     if not list_tables(drive.output, job.rule_key, INSTANCES, storage):
-        _decide(drive, job, rule, numbers, tally)
+        if isinstance(rule, EndRule):
+            _decide_ends(drive, job, rule, numbers, tally)
+        else:
+            _decide_planes(drive, job, rule, numbers, tally)
     if len(painted) < len(numbers):
         tally.add(_over_blocks(drive, job, "labels", passes.paint, numbers, painted))
     return tally
 
 
-def _decide(
+def _keep(drive: driver.Drive, job: LabelJob, step: str, number: Triple, table: object) -> None:
+    drive.require_lock()
+    storage = drive.options.storage_option
+    create_table(drive.output, job.rule_key, step, number, dump(table), storage)
+
+
+def _decide_ends(
+    drive: driver.Drive, job: LabelJob, rule: EndRule, numbers: list[Triple], tally: Tally
+) -> None:
+    """From tables of all blocks to the label of every end; a last table says that it is done."""
+    facts = drive.record["labels"]
+    z, y, x = facts["shape"]
+    with tally.stage("instances"):
+        table = sum_ends(passes.ends_at(job, block) for block in numbers)
+        label, objects = settle_ends(table, (z, y, x), facts["axes"], rule)
+        ids = label.astype(id_dtype(label))
+        known = list_tables(drive.output, job.rule_key, passes.IDS, drive.options.storage_option)
+        for block in numbers:
+            if block not in known:
+                here = np.searchsorted(table.index, passes.ends_at(job, block).index)
+                _keep(drive, job, passes.IDS, block, Ids(ids[here]))
+        _keep(drive, job, INSTANCES, _WHOLE, objects)
+
+
+def _decide_planes(
     drive: driver.Drive, job: LabelJob, rule: Rule, numbers: list[Triple], tally: Tally
 ) -> None:
     """From tables of all blocks to the label of every triple; a last table says that it is done."""
     storage = drive.options.storage_option
 
     def keep(step: str, number: Triple, table: object) -> None:
-        drive.require_lock()
-        create_table(drive.output, job.rule_key, step, number, dump(table), storage)
+        _keep(drive, job, step, number, table)
 
     def there(key: str, step: str) -> Set[Triple]:
         return list_tables(drive.output, key, step, storage)
@@ -200,7 +260,7 @@ def _over_blocks(
         if ended is None:
             continue
         if ended.reason is not None:
-            box = job.box_of(ended.key).shifted(job.region.start)
+            box = job.box_of(ended.key).moved(job.region.start)
             raise BlockFailed(f"{stage} of block {box}: {ended.reason}; run with --resume")
         tally.add(ended.result)
         ready += 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orthoflow.errors import BadInput, BlockImpossible
+from orthoflow.models.heads import vector_channels
 from orthoflow.reduce.statistics import GreyScale, grey_scale, sample_boxes
 from orthoflow.stores.patience import patiently
 from orthoflow.stores.volumes import read_box
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from orthoflow.geometry.box import Box
-    from orthoflow.geometry.output import ArraySpec
+    from orthoflow.geometry.output import ArraySpec, OutputSpec
     from orthoflow.kernels.infer import Recipe
     from orthoflow.models import ModelRef
     from orthoflow.plan import Plan
@@ -59,6 +60,8 @@ class Tally:
     """Bytes of the objects written, after compression."""
     filled: int = 0
     """Chunks of the input that are not stored and were read as fill values."""
+    adrift: int = 0
+    """Pixels of planes, all orientations, that are an object's and found no middle of one."""
     duplicates: int = 0
     """Blocks that another task had marked in the meantime."""
     halved: dict[str, int] = field(default_factory=dict)
@@ -144,8 +147,13 @@ def result_name(array: ArraySpec) -> str:
 
 
 def wanted_of(plan: Plan) -> list[str]:
-    """Names of the results that the output's arrays hold."""
-    return [result_name(array) for array in plan.output.arrays]
+    """Names of the results that the tasks of the network write."""
+    return [result_name(array) for array in block_arrays(plan.output)]
+
+
+def block_arrays(output: OutputSpec) -> tuple[ArraySpec, ...]:
+    """Arrays that the tasks of the network write; those of later passes are not among them."""
+    return tuple(array for array in output.arrays if array.stage == "blocks")
 
 
 def recipe_of(plan: Plan) -> Recipe:
@@ -156,9 +164,13 @@ def recipe_of(plan: Plan) -> Recipe:
         "none",
         "fixed",
     )
+    vectors = vector_channels(plan.card)
     return Recipe(
-        foreground_only=plan.mode == "binary" and plan.card.outputs == 2,
+        kept=plan.kept,
+        foreground_only=plan.channels == 1 and plan.kept[1] - plan.kept[0] == 2,
         channels=plan.channels,
+        vectors=(vectors.start, vectors.stop),
+        factors=plan.factors,
         tta=plan.options.tta,
         skip_empty=plan.options.skip_empty,
         batch=plan.batch,

@@ -14,7 +14,7 @@ import orthoflow
 from orthoflow import driver
 from orthoflow.cluster import connect
 from orthoflow.errors import BadInput
-from orthoflow.finalize import complete, done_blocks
+from orthoflow.finishing import complete, done_blocks
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.facts import VolumeFacts
 from orthoflow.options import CONSENSUS_OPTIONS, WORK, Options, triple, wish_of
@@ -253,6 +253,8 @@ def _record(
         "block": list(plan.block),
         "output": plan.output.to_dict(),
         "labels": {
+            "kind": "planes",
+            "orientations": list(sources),
             "sources": {name: _kept(ref) for name, (ref, _) in sources.items()},
             "label_divisor": options.label_divisor,
             "rule": asdict(plan.rule),

@@ -40,10 +40,15 @@ _IN, _GEO, _NET, _VOTE, INSTANCES, _OUT, WORK = (
 )  # fmt: skip
 
 
-CONSENSUS_OPTIONS = frozenset(
-    {"axes", "channel", "voxel_size", "missing_input", "roi", "storage_option", "votes", "name"}
-    | {"instances", "min_size", "min_extent", "label_divisor", "allow_one_view"}
-    | {"merge_iou", "merge_ioa", "cluster_iou", "keep_stacks", "chunk", "shard", "levels"}
+RULE_OPTIONS = frozenset(
+    {"instances", "votes", "min_size", "min_extent", "allow_one_view"}
+    | {"merge_iou", "merge_ioa", "cluster_iou", "stitch_threshold"}
+)
+"""Options by which the labels of an output can be made again, without a network."""
+
+CONSENSUS_OPTIONS = RULE_OPTIONS | frozenset(
+    {"axes", "channel", "voxel_size", "missing_input", "roi", "storage_option", "name"}
+    | {"label_divisor", "keep_stacks", "chunk", "shard", "levels"}
     | {"compression_level", "ome_version", "overwrite", "block", "cluster", "scheduler", "workers"}
     | {"resume", "take_over", "retries", "patience"}
 )
@@ -110,7 +115,16 @@ class Options:
     median: int = _wish(1, "int", _VOTE, "median filter along the stack over this odd number of planes", low=1, aliases=("median-kernel",))
     threshold: float = _wish(0.5, "float", _VOTE, "foreground probability above which a voxel is labelled (binary)")
 
-    instances: str = _wish("components", "text", INSTANCES, "how objects are found: components of all orientations joined at once, or empanada's stack matching and consensus", choices=("components", "empanada"))
+    instances: str | None = _wish(None, "text", INSTANCES, "how objects are found: components of all orientations joined at once (panoptic networks and labels), empanada's stack matching and consensus, planes of one orientation stitched as in Cellpose, or one flow field in three dimensions (flow networks)", choices=("components", "empanada", "stitch", "flows"))
+    center_threshold: float = _wish(0.1, "float", INSTANCES, "panoptic: least height of a centre in the heatmap", low=0, high=1, aliases=("nms-threshold", "center-confidence-thr"))
+    center_distance: int | None = _wish(None, "int", INSTANCES, "panoptic: side of the square in which a centre is the highest, in pixels (7), or in cells of 4 pixels (3) without fine boundaries", low=1, high=255, aliases=("nms-kernel",))
+    fine_boundaries: bool | None = _wish(None, "flag", INSTANCES, "panoptic: each pixel looks for its centre (on), or each square of 4 x 4 pixels, which is faster")
+    max_diameter: str | None = _wish(None, "text", INSTANCES, "largest object in voxels, or as a length such as 3um: a voxel looks for the middle of its object half as far (four times the diameter on the model's card, or 256 voxels)")
+    median_rule: str | None = _wish(None, "text", INSTANCES, "median along the stack: of the planes as they are, or empanada's, in which planes before are filtered already and which needs whole stacks in one block (plain; recursive with instances empanada)", choices=("plain", "recursive"))
+    semantic_only: bool = _wish(False, "flag", INSTANCES, "classes alone of a network that gives objects")
+    flow_combination: str = _wish("mean", "text", INSTANCES, "flows: along each axis the mean of the orientations, by plane_weights, or their sum as in Cellpose", choices=("mean", "sum"))
+    flow_smoothing: tuple[float, ...] = _wish((0.0,), "floats", INSTANCES, "flows: sigma in voxels of a Gaussian over the field, one number or z,y,x", low=0, high=20, aliases=("flow3d-smooth",))
+    flow_steps: int = _wish(200, "int", INSTANCES, "flows: steps that a voxel follows the flow at most", low=1, high=10000, aliases=("niter",))
     min_size: str = _wish("0", "text", INSTANCES, "smallest object, in voxels or as a volume such as 0.5um3")
     min_extent: str = _wish("0", "text", INSTANCES, "smallest side of an object's box, in voxels or as a length such as 0.3um")
     label_divisor: int | None = _wish(None, "int", INSTANCES, "class of a plane's label is label // label_divisor (one class unless given)", low=1, aliases=("max-objects",))
@@ -118,6 +132,8 @@ class Options:
     merge_iou: float = _wish(0.25, "float", INSTANCES, "empanada: least overlap (IoU) of one object in two planes", low=0, high=1, aliases=("merge-iou-thr",))
     merge_ioa: float = _wish(0.25, "float", INSTANCES, "empanada: least share of a piece inside the object that it joins", low=0, high=1, aliases=("merge-ioa-thr",))
     cluster_iou: float = _wish(0.75, "float", INSTANCES, "empanada: least overlap of objects of two orientations that are one", low=0, high=1, aliases=("cluster-iou-thr",))
+
+    stitch_threshold: float = _wish(0.25, "float", INSTANCES, "stitch: least overlap (IoU) of one object in two planes", low=0, high=1)
 
     output: str = _wish("labels", "text", _OUT, "what is written", choices=("labels", "probabilities", "both"))
     name: str = _wish("segmentation", "text", _OUT, "name of the label image")
@@ -194,18 +210,8 @@ class Options:
         Text is converted; numbers stand for tuples of one. Names may be written with `-` and may
         be one of the seeds' names.
         """
-        known = option_names()
         found: dict[str, Any] = {}
-        for name, value in values.items():
-            # A job file may have keys that are no words, as in "1: x" or "on: x".
-            spelling = str(name).replace("_", "-")
-            key = known.get(spelling.lower())
-            if key is None:
-                near = difflib.get_close_matches(spelling, known, n=1)
-                hint = f"; did you mean {known[near[0]]}?" if near else "; see orthoflow run --help"
-                raise BadInput(f"option {name!r} is unknown{hint}")
-            if key in found:
-                raise BadInput(f"option {name!r} is given twice (as {key}); give it once")
+        for key, value in names_given(values).items():
             leave = value is None and default_of(key) is None
             found[key] = None if leave else _convert(key, value, wish_of(key))
         return cls(**found)
@@ -226,6 +232,30 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Every option as a JSON-able value."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def names_given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as given, by the names of the options that their spellings mean.
+
+    Raises
+    ------
+    BadInput
+        If a name is no option's, or one is given twice.
+    """
+    known = option_names()
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        # A job file may have keys that are no words, as in "1: x" or "on: x".
+        spelling = str(name).replace("_", "-")
+        key = known.get(spelling.lower())
+        if key is None:
+            near = difflib.get_close_matches(spelling, known, n=1)
+            hint = f"; did you mean {known[near[0]]}?" if near else "; see orthoflow run --help"
+            raise BadInput(f"option {name!r} is unknown{hint}")
+        if key in found:
+            raise BadInput(f"option {name!r} is given twice (as {key}); give it once")
+        found[key] = value
+    return found
 
 
 def which_part(options: Options, environ: Mapping[str, str]) -> tuple[int, int]:

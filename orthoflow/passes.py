@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.job import Tally
 from orthoflow.reduce.blocktables import BlockTables, block_tables
+from orthoflow.reduce.ends import EndTable, labels_of_ends
 from orthoflow.reduce.engine import block_objects
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES
 from orthoflow.reduce.lookups import Ids, Lookups
@@ -24,7 +25,7 @@ from orthoflow.reduce.triples import Triples, apply, triples
 from orthoflow.stores.markers import Marker, block_marker_name, create_marker
 from orthoflow.stores.ome import write_box
 from orthoflow.stores.patience import patiently
-from orthoflow.stores.tables import create_table, read_table
+from orthoflow.stores.tables import ENDS_STEP, create_table, read_table
 from orthoflow.stores.volumes import read_box
 
 if TYPE_CHECKING:
@@ -44,14 +45,21 @@ PLANES, OBJECTS, TRIPLES, IDS = "planes", "objects", "triples", "ids"
 """Tables: of a block's fragments, the object of each, a block's triples, the label of each."""
 
 
+LabelKind = Literal["planes", "ends"]
+"""What instances are made from: labels of planes, or where voxels end that follow a flow."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelJob:
     """What all tasks of the passes share."""
 
+    kind: LabelKind
     sources: tuple[tuple[str, VolumeRef], ...]
-    """Per-plane labels by orientation."""
+    """Per-plane labels by orientation; or where voxels end, as the only one."""
+    start: Triple
+    """Voxel of the sources with which the output begins."""
     region: Box
-    """Voxels of the sources that are looked at; the output covers them."""
+    """Voxels of the volume that the output covers."""
     block: Triple
     label_divisor: int | None
     output: OutputSpec
@@ -99,25 +107,18 @@ def paint(job: LabelJob, number: Triple) -> Tally:
     """Labels of a block: written, then marked."""
     box, tally = job.box_of(number), Tally(blocks=1)
     tally.voxels = box.voxels
-    lookups = _lookups(job, number)
-    objects = _objects(job, number, lookups, tally)
-    known = triples_at(job, number)
-    ids = _kept(job, job.rule_key, IDS, number, Ids).label
+    maker = _of_planes if job.kind == "planes" else _of_ends
+    painted = maker(job, number, tally)
     written: list[Stamp] = []
     for array in job.output.arrays:
-        if array.stage != "labels":
-            continue
-        with tally.stage("paint"):
-            kind, _, name = array.path.partition("/")
-            if kind == "stacks":
-                own = objects[ORIENTATION_NAMES.index(name)]
-                values = np.where(own <= lookups.named, own, 0).astype(array.dtype)
-            else:
-                values = apply(objects, known, ids.astype(array.dtype))
-        with tally.stage("write"):
-            written += _write(job, array.path, box, values, tally)
+        if array.stage == "labels":
+            with tally.stage("paint"):
+                kind, _, name = array.path.partition("/")
+                values = painted(name if kind == "stacks" else "").astype(array.dtype)
+            with tally.stage("write"):
+                written += _write(job, array.path, box, values, tally)
     tally.stored = sum(stamp.size for stamp in written)
-    shown = box.shifted(job.region.start)
+    shown = box.moved(job.region.start)
     name = block_marker_name(number, "labels")
     marker = Marker(name, job.fingerprint, str(shown), tuple(written), asdict(tally))
     new = _patiently(
@@ -127,6 +128,42 @@ def paint(job: LabelJob, number: Triple) -> Tally:
     )
     tally.duplicates = int(not new)
     return tally
+
+
+def _of_planes(
+    job: LabelJob, number: Triple, tally: Tally
+) -> Callable[[str], npt.NDArray[np.generic]]:
+    """What gives the labels of a block, and with a name the objects of that orientation."""
+    lookups = _lookups(job, number)
+    objects = _objects(job, number, lookups, tally)
+    known, ids = triples_at(job, number), _ids(job, number)
+
+    def painted(orientation: str) -> npt.NDArray[np.generic]:
+        if not orientation:
+            return apply(objects, known, ids)
+        own = objects[ORIENTATION_NAMES.index(orientation)]
+        return np.where(own <= lookups.named, own, 0)
+
+    return painted
+
+
+def _of_ends(
+    job: LabelJob, number: Triple, tally: Tally
+) -> Callable[[str], npt.NDArray[np.generic]]:
+    """What gives the labels of a block from where its voxels end."""
+    with tally.stage("read labels"):
+        ends = _labels(job, job.box_of(number), tally, further=0)[ENDS_STEP]
+    index, ids = ends_at(job, number).index, _ids(job, number)
+    return lambda _: labels_of_ends(ends, index, ids)
+
+
+def _ids(job: LabelJob, number: Triple) -> npt.NDArray[np.unsignedinteger[Any]]:
+    return _kept(job, job.rule_key, IDS, number, Ids).label
+
+
+def ends_at(job: LabelJob, number: Triple) -> EndTable:
+    """What the task of the network left of a block."""
+    return _kept(job, job.planes_key, ENDS_STEP, number, EndTable)
 
 
 def tables_at(job: LabelJob, number: Triple) -> BlockTables:
@@ -157,11 +194,12 @@ def _labels(
     """Labels of a block, each orientation with `further` planes behind it where there are any."""
     found = {}
     for name, ref in job.sources:
-        stack = FRAMES[ORIENTATION_NAMES.index(name)].stack
         stop = list(box.stop)
-        stop[stack] = min(stop[stack] + further, job.region.shape[stack])
+        if further:
+            stack = FRAMES[ORIENTATION_NAMES.index(name)].stack
+            stop[stack] = min(stop[stack] + further, job.region.shape[stack])
         z, y, x = stop
-        here = Box(box.start, (z, y, x)).shifted(job.region.start)
+        here = Box(box.start, (z, y, x)).moved(job.start)
         voxels = _patiently(job, functools.partial(read_box, ref, here), f"read {ref} {here}")
         tally.bytes_read += voxels.nbytes
         found[name] = voxels[0]

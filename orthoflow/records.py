@@ -16,6 +16,7 @@ import orthoflow
 from orthoflow.errors import BadInput
 from orthoflow.options import WORK, wish_of
 from orthoflow.plan.costs import sampled_bytes
+from orthoflow.plan.objects import FlowPlan
 from orthoflow.stores.markers import block_number_of
 from orthoflow.stores.urls import display_url
 
@@ -148,6 +149,7 @@ def run_record(plan: Plan, model: ModelRef, grey: Any, settings: dict[str, Any])
             "dtype": plan.facts.dtype,
             "channels": plan.facts.channels,
         },
+        **_labels(plan),
         "sampled_bytes": sampled_bytes(plan),
         "model": {"source": model.source, "digest": model.digest, "card": model.card.to_dict()},
         "grey": None if grey is None else {"shift": grey.shift, "factor": grey.factor},
@@ -156,6 +158,29 @@ def run_record(plan: Plan, model: ModelRef, grey: Any, settings: dict[str, Any])
         "options": {name: value for name, value in options.items() if name != "part_id"},
         "machine": machine_facts(),
     }
+
+
+def _labels(plan: Plan) -> dict[str, Any]:
+    """How the passes over labels find instances, of a run that has them."""
+    objects = plan.objects
+    if objects is None:
+        return {}
+    if isinstance(objects, FlowPlan):
+        facts: dict[str, Any] = {
+            "kind": "ends",
+            "shape": list(plan.working),
+            "axes": list(objects.flow.axes),
+            "rule": asdict(objects.rule),
+        }
+        return {"labels": facts}
+    facts = {
+        "kind": "planes",
+        "orientations": [orientation.name for orientation in plan.orientations],
+        "sources": None,
+        "label_divisor": objects.divisor,
+        "rule": asdict(objects.rule),
+    }
+    return {"labels": facts}
 
 
 def run_report(

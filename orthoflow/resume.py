@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orthoflow import driver
 from orthoflow.errors import BadInput
-from orthoflow.finalize import complete, done_blocks
+from orthoflow.finishing import complete, done_blocks
 from orthoflow.plan import plan_run
 from orthoflow.records import require_same, run_report, settings_of
 from orthoflow.stores.locks import hold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from orthoflow.finalize import done_blocks, failed_blocks
+from orthoflow.finishing import done_blocks, failed_blocks
 from orthoflow.options import Options
 from orthoflow.stores.locks import read_locks
 from orthoflow.stores.ome import has_record, read_record

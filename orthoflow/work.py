@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from orthoflow.blockio import is_constant, mark_block, read_voxels, write_block
+from orthoflow.blockio import is_constant, mark_block, read_voxels, write_block, write_ends
+from orthoflow.cells import block_cells
+from orthoflow.ends import block_ends
 from orthoflow.errors import BlockFailed
 from orthoflow.geometry.box import Box, split
-from orthoflow.geometry.orientations import ORIENTATIONS, Orientation
-from orthoflow.job import Job, Tally, recipe_of, result_name, wanted_of
+from orthoflow.geometry.orientations import ORIENTATIONS
+from orthoflow.geometry.output import ENDS, PLANES
+from orthoflow.job import Job, Tally, block_arrays, recipe_of, result_name, wanted_of
 from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import resample, to_device
 from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes, total_work
+from orthoflow.plan.objects import FlowPlan
 from orthoflow.reduce.blend import Sums
+from orthoflow.reduce.ends import no_ends
 from orthoflow.reduce.vote import fill_unpredicted
+from orthoflow.sums import class_sums, gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from orthoflow.geometry.shares import Share
     from orthoflow.models import Model
     from orthoflow.plan import Part, Plan
+    from orthoflow.reduce.ends import EndTable
 
 # Voxels that are voted on at once: a few megabytes of float32 for each orientation.
 _SLAB_VOXELS = 2**18
@@ -105,21 +113,63 @@ def finish(
 
     Slab by slab: what lies between sums and results stays in the processor's cache.
     """
+    return _finished(job, block, wanted, own, *rims).results
+
+
+@dataclass(slots=True)
+class _Finished:
+    """A block's results by name, and what else it leaves."""
+
+    results: dict[str, npt.NDArray[np.generic]]
+    adrift: int = 0
+    """Voxels of objects that found no middle; see `Tally`."""
+    ends: EndTable | None = None
+
+
+def _finished(
+    job: Job, block: Box, wanted: Sequence[str], own: Inferred, *rims: list[Sums]
+) -> _Finished:
     plan = job.plan
     pieces = [*own[0], *(piece for rim in rims for piece in rim)]
     found: dict[str, npt.NDArray[np.generic]] = {}
+    done = _Finished(found)
+    voted = [name for name in wanted if not _is_of_objects(name)]
     depth = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
     with _compute(plan) as device:
-        for slab in split(block, (depth, *block.shape[1:]), block.start):
-            views = []
-            for orientation in plan.orientations:
-                mine = [s for s in pieces if s.orientation == orientation.name]
-                views.append(_view(plan, slab, gather(plan, slab, orientation, mine, device)))
-            for name, values in results(views, plan.ballot, wanted).items():
+        for slab in split(block, (depth, *block.shape[1:]), block.start) if voted else ():
+            views = [
+                _view(
+                    plan,
+                    slab,
+                    gather(
+                        plan,
+                        plan.view(slab, orientation),
+                        orientation,
+                        pieces,
+                        device,
+                        channels=plan.semantic,
+                    ),
+                )
+                for orientation in plan.orientations
+            ]
+            for name, values in results(views, plan.ballot, voted).items():
                 if name not in found:
                     found[name] = np.empty((*values.shape[:-3], *block.shape), values.dtype)
                 found[name][(..., *slab.within(block))] = values
-    return found
+        if len(voted) < len(wanted):
+            objects = plan.objects
+            if isinstance(objects, FlowPlan):
+                more, done.ends, done.adrift = block_ends(plan, objects, block, pieces, device)
+                found |= more
+            elif objects is not None:
+                more, done.adrift = block_cells(plan, objects, block, pieces, device)
+                found |= more
+    return done
+
+
+def _is_of_objects(name: str) -> bool:
+    """Whether a result is for the passes that make objects."""
+    return name == ENDS or name.startswith(f"{PLANES}/")
 
 
 def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> Tally:
@@ -127,9 +177,12 @@ def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> 
     tally = Tally(blocks=1, voxels=block.voxels)
     tally.add(own[1])
     with tally.stage("vote"):
-        found = finish(job, block, wanted_of(job.plan), own, *rims)
+        done = _finished(job, block, wanted_of(job.plan), own, *rims)
+    tally.adrift = done.adrift
     with tally.stage("write"):
-        objects = write_block(job, block, found, tally)
+        objects = write_block(job, block, done.results, tally)
+        if done.ends is not None:
+            write_ends(job, block, done.ends)
     return mark_block(job, block, tally, objects)
 
 
@@ -152,6 +205,8 @@ def run_block(
                 if plan.options.resumes:  # an earlier run may have left something torn there
                     write_block(job, block, _blank(plan, block), tally)
                     tally.bytes_written = 0
+                if isinstance(plan.objects, FlowPlan):
+                    write_ends(job, block, no_ends())
                 return mark_block(job, block, tally, ())
         own = infer(job, part, block, voxels)
         own[1].add(tally)
@@ -164,7 +219,7 @@ def _blank(plan: Plan, block: Box) -> dict[str, npt.NDArray[np.generic]]:
         result_name(array): np.zeros(
             (*((array.classes,) if array.classes else ()), *block.shape), array.dtype
         )
-        for array in plan.output.arrays
+        for array in block_arrays(plan.output)
     }
 
 
@@ -193,39 +248,12 @@ def _memory(plan: Plan, block: Box) -> Iterator[None]:
 
 def _view(plan: Plan, block: Box, sums: Sums) -> View:
     return view_of(
-        sums, block, working=plan.working, shape=plan.facts.shape, median=plan.options.median
+        class_sums(sums, binary=plan.mode == "binary"),
+        block,
+        working=plan.working,
+        shape=plan.facts.shape,
+        median=plan.options.median,
     )
-
-
-def gather(
-    plan: Plan,
-    block: Box,
-    orientation: Orientation,
-    pieces: Sequence[Sums],
-    device: torch.device,
-) -> Sums:
-    """One block's sums of one orientation, all pieces added up."""
-    need = plan.need(block, orientation)
-    if len(pieces) == 1 and pieces[0].box.contains(need):
-        return on_device(pieces[0].cut(need), device)
-    planes, spans = orientation.spans(need)
-    shape = [b - a for a, b in ([planes] if orientation.stack is not None else []) + list(spans)]
-    dtype = torch.int32 if plan.options.accumulation == "fixed" else torch.float32
-    total = torch.zeros((plan.channels, *shape), dtype=dtype, device=device)
-    sums = Sums(orientation.name, need, total, None)
-    for piece in pieces:
-        common = piece.box.intersect(need)
-        if common is not None:
-            sums.add(on_device(piece.cut(common), device))
-    return sums
-
-
-def on_device(sums: Sums, device: torch.device) -> Sums:
-    """The same sums as tensors on `device`; they travel between workers as NumPy arrays."""
-    total, missing = (
-        torch.as_tensor(a).to(device) if a is not None else None for a in (sums.total, sums.missing)
-    )
-    return Sums(sums.orientation, sums.box, total, missing)
 
 
 def finish_one(
@@ -267,10 +295,15 @@ def leaves_nothing(plan: Plan) -> bool:
     """
     if not plan.options.skip_empty or plan.working != plan.facts.shape:
         return False
+    wanted = [name for name in wanted_of(plan) if not _is_of_objects(name)]
+    if plan.objects is not None:
+        # Objects are where classes are, which "labels" stands for.
+        wanted.append("labels")
     covered = torch.zeros((1, 1, 1), dtype=torch.bool)
-    logits = fill_unpredicted(torch.zeros((plan.channels, 1, 1, 1)), covered)
+    count = 1 if plan.mode == "binary" else plan.semantic[1] - plan.semantic[0]
+    logits = fill_unpredicted(torch.zeros((count, 1, 1, 1)), covered)
     views = [View(orientation.name, logits, covered) for orientation in plan.orientations]
-    return not any(values.any() for values in results(views, plan.ballot, wanted_of(plan)).values())
+    return not any(values.any() for values in results(views, plan.ballot, wanted).values())
 
 
 def _prepared(

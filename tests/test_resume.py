@@ -9,7 +9,7 @@ import pytest
 
 import orthoflow as of
 from orthoflow import driver
-from orthoflow.finalize import finalize
+from orthoflow.finishing import finalize
 from orthoflow.status import status
 from tests import nets
 

@@ -13,7 +13,7 @@ import click
 from orthoflow.cli.exits import EXIT_BAD_INPUT, EXIT_BLOCKS_FAILED, EXIT_STORE, printable
 from orthoflow.cli.reports import failure_lines, progress, report_lines
 from orthoflow.cli.wishes import AS_JSON, STORAGE_OPTION, Grouped, given, with_wishes
-from orthoflow.options import Options
+from orthoflow.options import RULE_OPTIONS, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,7 +197,8 @@ def _remedies(verdict: Verdict, again: list[str], *, requeue: bool) -> Iterator[
 
 
 @with_wishes(
-    only=("storage_option", "cluster", "scheduler", "workers", "retries", "patience"),
+    only=RULE_OPTIONS
+    | {"storage_option", "cluster", "scheduler", "workers", "retries", "patience"},
 )
 @click.command(cls=Grouped)
 @click.argument("url")
@@ -208,12 +209,16 @@ def finalize(url: str, despite_failed: bool, as_json: bool, quiet: bool, **wishe
     """Build the pyramid and write the report of the output at URL, whose blocks are all done.
 
     A run does this itself. It is needed where the last job was killed before it could, or where
-    failed blocks are to stay holes.
+    failed blocks are to stay holes. With other options for instances it makes the labels again,
+    without a network; what is not given stays as it was:
+
+    \b
+    orthoflow finalize out.zarr --votes 1 --min-size 800
     """
     options = given(wishes)
     checked = Options.from_mapping(options)
 
-    from orthoflow.finalize import finalize as finish  # noqa: PLC0415 - imports Dask
+    from orthoflow.finishing import finalize as finish  # noqa: PLC0415 - imports Dask
 
     if checked.cluster == "auto":
         # No network runs, so a GPU would be of no use.

@@ -44,6 +44,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         f"in {report['seconds']:.1f} s{_rate(report)} on {report['device']}",
         f"{report['tiles']:,} tiles, {report['network_pixels'] / 1e6:,.1f} Mpixel, "
         f"{report['patches_skipped']:,} of {report['patches']:,} patches empty",
+        *_objects(report),
         f"seconds of all workers: {stages}",
         ", ".join(_counts(report)),
     ]
@@ -66,6 +67,17 @@ def _state(report: dict[str, Any]) -> Iterator[str]:
         yield (
             f"part {part} of {count} (counted from 0): {own}; {others:,} blocks of other parts "
             "are not; whichever job ends last finishes the output"
+        )
+
+
+def _objects(report: dict[str, Any]) -> Iterator[str]:
+    """What was found, of an output with instances."""
+    if "instances" in report:
+        yield f"{report['instances']:,} instances"
+    if report["adrift"]:
+        yield (
+            f"{report['adrift']:,} voxels are farther from the middle of their object than half "
+            "of max_diameter: raise it, if that is many"
         )
 
 

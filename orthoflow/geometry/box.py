@@ -86,6 +86,11 @@ class Box:
         stop = tuple(a - o for a, o in zip(self.stop, origin, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]
 
+    def moved(self, by: Triple) -> Box:
+        """The same box, `by` voxels further along each axis; the inverse of `shifted`."""
+        z, y, x = by
+        return self.shifted((-z, -y, -x))
+
     def rounded_out(self, grid: Triple, shape: Triple) -> Box:
         """Smallest box of whole `grid` cells around this one, clipped to an array of `shape`."""
         start = tuple(lo // g * g for lo, g in zip(self.start, grid, strict=True))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, cast, get_args
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Triple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OBJECT_LIMIT = 10**9
 """The most objects that an output may have."""
@@ -20,6 +23,11 @@ _DTYPES = {
     *("float16", "float32", "float64"),
 }
 _RESERVED = "orthoflow"
+
+PLANES = "planes"
+"""Group of the per-plane cells of each orientation."""
+ENDS = "flows/ends"
+"""Array of where voxels end that follow the flow: 1 + raster index, 0 is background."""
 
 Stage = Literal["blocks", "labels"]
 """Tasks that write arrays: those of the network, and those that paint instances afterwards."""
@@ -60,6 +68,11 @@ class ArraySpec:
     levels: tuple[LevelSpec, ...]
     stage: Stage = "blocks"
     """Which tasks write its full resolution."""
+
+    @property
+    def pyramid(self) -> bool:
+        """Whether it has levels: what is there for later passes alone is not looked at."""
+        return self.path != ENDS and not self.path.startswith(f"{PLANES}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +117,17 @@ class OutputSpec:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             reason = str(error).partition("\n")[0][:200]
             raise BadInput(f"the output's arrays are not described rightly: {reason}") from error
+
+
+def with_levels(array: ArraySpec, levels: tuple[LevelSpec, ...]) -> ArraySpec:
+    """The array with its levels: all, or the first of what is there for later steps alone."""
+    return replace(array, levels=levels if array.pyramid else levels[:1])
+
+
+def most_copies(arrays: Sequence[ArraySpec]) -> int:
+    """Objects that one marker names of every shard, at most: of all arrays and classes."""
+    stages = {array.stage for array in arrays}
+    return max(sum(max(1, a.classes) for a in arrays if a.stage == stage) for stage in stages)
 
 
 def check_path(path: str) -> None:

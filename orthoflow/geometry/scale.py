@@ -108,6 +108,29 @@ def support_box(box: Box, *, source: Triple, target: Triple) -> Box:
     return Box((spans[0][0], spans[1][0], spans[2][0]), (spans[0][1], spans[1][1], spans[2][1]))
 
 
+def nearest_places(span: tuple[int, int], *, source: int, target: int) -> npt.NDArray[np.int64]:
+    """Source voxel whose centre is nearest to that of each target voxel of a span.
+
+    >>> nearest_places((0, 6), source=3, target=6)
+    array([0, 0, 1, 1, 2, 2])
+    """
+    places = np.arange(*span, dtype=np.int64)
+    return (2 * places + 1) * source // (2 * target)
+
+
+def nearest_box(box: Box, *, source: Triple, target: Triple) -> Box:
+    """Box of the source grid that the voxels nearest to a `box` of the target grid lie in."""
+    spans = []
+    for axis in range(3):
+        ends = (box.start[axis], box.stop[axis] - 1)
+        first, last = (
+            int(nearest_places((end, end + 1), source=source[axis], target=target[axis])[0])
+            for end in ends
+        )
+        spans.append((first, last + 1))
+    return Box((spans[0][0], spans[1][0], spans[2][0]), (spans[0][1], spans[1][1], spans[2][1]))
+
+
 def core_box(box: Box, *, source: Triple, target: Triple) -> Box:
     """The part of the target grid that belongs to a `box` of the source grid.
 

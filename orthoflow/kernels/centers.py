@@ -17,67 +17,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from orthoflow.geometry.cells import CellRule, Span, Window, cells_needed, cells_sought, no_center
 from orthoflow.kernels.nearest import Centers, Votes, nearest_centers
 from orthoflow.reduce.vote import logit_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-Span = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class CellRule:
-    """How cells are found; lengths in pixels of the plane unless they say otherwise."""
-
-    center_threshold: float
-    """A centre's heat exceeds it."""
-    center_distance: int
-    """Side of the window in which a centre is a largest one, in cells of the (finer) grid."""
-    reach: int | None
-    """A pixel's centre lies at most so far from it along rows and columns.
-
-    None: as empanada does, any centre of the plane, in its arithmetic; needs whole planes.
-    """
-    step: int
-    """Pixels per cell of the grid on which heat and offsets are given."""
-    zoom: int
-    """1: cells have the heads' resolution ("coarse boundaries"); a divisor of `step`: the heads are
-    interpolated by that factor first ("fine boundaries")."""
-
-    def __post_init__(self) -> None:
-        if self.center_threshold < 0:
-            raise ValueError(f"center_threshold {self.center_threshold} is negative; use 0 to 1")
-        if self.center_distance < 1 or self.step < 1:
-            raise ValueError(
-                f"center_distance {self.center_distance} and step {self.step} must be at least 1"
-            )
-        if self.zoom < 1 or self.step % self.zoom:
-            raise ValueError(f"zoom {self.zoom} does not divide {self.step} pixels per cell")
-        if self.reach is not None and self.reach < 0:
-            raise ValueError(f"reach {self.reach} is negative")
-
-    @property
-    def pixels(self) -> int:
-        """Pixels per cell of the grid on which centres are sought."""
-        return self.step // self.zoom
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Where the wanted pixels lie in their planes."""
-
-    plane: tuple[int, int]
-    """Rows and columns of the whole plane; as empanada does: as the network padded it."""
-    rows: Span
-    """First and end row that are wanted."""
-    columns: Span
-
-    @property
-    def spans(self) -> tuple[Span, Span]:
-        """Rows and columns."""
-        return self.rows, self.columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +35,6 @@ class Heads:
     """(2, planes, rows, columns) float32: from a cell's first pixel to its centre, in pixels."""
     start: tuple[int, int]
     """Row and column of the first cell."""
-
-
-def cells_needed(window: Window, rule: CellRule) -> tuple[Span, Span]:
-    """Cells (first, end) of the heads' grid along rows and columns that the wanted pixels need.
-
-    Along an axis, on the grid of p = step / zoom pixels per cell: the cells of the wanted pixels,
-    reach // p more to either side for the centres, and center_distance // 2 more for the windows in
-    which these are the largest; finer cells need one coarse cell more, from which they are
-    interpolated. Never more than reach + (center_distance // 2 + 1) * p + 2 * step pixels, and
-    never what is outside the plane.
-    """
-    return (
-        _needed(window.rows, window.plane[0], rule),
-        _needed(window.columns, window.plane[1], rule),
-    )
-
-
-def no_center(plane: tuple[int, int], klass: int) -> int:
-    """Label of pixels of a class that have no centre: stuff, or things out of everything's reach.
-
-    The first number behind those of centres, plus the class.
-
-    >>> no_center((256, 256), 1)
-    65538
-    """
-    return plane[0] * plane[1] + 1 + klass
 
 
 def harden(values: torch.Tensor, *, threshold: float, probabilities: bool = False) -> torch.Tensor:
@@ -195,24 +114,6 @@ def label_cells(
     return labels
 
 
-def _needed(span: Span, size: int, rule: CellRule) -> Span:
-    first, end = _sought(span, size, rule)
-    if rule.zoom > 1:
-        # Of an interpolated cell p: floor(p * (n - 1) / (zoom * n - 1)) and the one behind it.
-        first, end = first // rule.zoom - 1, (end - 1) // rule.zoom + 2
-    return max(first, 0), min(end, -(-size // rule.step))
-
-
-def _sought(span: Span, size: int, rule: CellRule) -> Span:
-    """Cells of the (finer) grid along one axis on which the heat must be known."""
-    cells = -(-size // rule.pixels)
-    if rule.reach is None:
-        return 0, cells
-    halo = rule.reach // rule.pixels + rule.center_distance // 2
-    first, end = span[0] // rule.pixels - halo, -(-span[1] // rule.pixels) + halo
-    return max(first, 0), min(end, cells)
-
-
 def _require_cover(classes: torch.Tensor, heads: Heads, window: Window, rule: CellRule) -> None:
     shape = (len(heads.heat), *(b - a for a, b in window.spans))
     if tuple(classes.shape) != shape or heads.offsets.shape[1:] != heads.heat.shape:
@@ -231,7 +132,8 @@ def _on_grid(
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
     """Heat and offsets of the cells on which centres are sought, and the first of these."""
     rows, columns = (
-        _sought(span, size, rule) for span, size in zip(window.spans, window.plane, strict=True)
+        cells_sought(span, size, rule)
+        for span, size in zip(window.spans, window.plane, strict=True)
     )
     maps = torch.cat([heads.heat[None], heads.offsets]).float()
     if rule.zoom > 1 and rule.reach is None:
@@ -346,53 +248,3 @@ def _upsampled(
     rows, columns = a - own[0][0] * pixels, c - own[1][0] * pixels
     wide = found.repeat_interleave(pixels, 2)[:, :, columns : columns + d - c]
     return wide.repeat_interleave(pixels, 1)[:, rows : rows + b - a]
-
-
-# ----------------------------------------------------------------------------------------- median
-
-
-@torch.inference_mode()
-def recursive_median(values: torch.Tensor, size: int) -> torch.Tensor:
-    """Median along whole stacks (class, planes, rows, columns), as empanada's queue gives it.
-
-    With m = size // 2: planes before m and from n - m on stay as they are; plane k becomes the
-    median of the planes k - m to k - 1 *of the result* and k to k + m of the input.
-
-    Raises
-    ------
-    ValueError
-        If `size` is even.
-    """
-    if size % 2 == 0:
-        raise ValueError(f"median over {size} planes has no middle; use an odd number")
-    half, planes = size // 2, values.shape[1]
-    out = values.clone()
-    for k in range(half, planes - half):
-        window = [out[:, k - i] for i in range(half, 0, -1)]
-        window += [values[:, k + i] for i in range(half + 1)]
-        out[:, k] = _middle(window)
-    return out
-
-
-def _middle(values: list[torch.Tensor]) -> torch.Tensor:
-    """Median of 2 m + 1 arrays, pixel by pixel; far faster than sorting every pixel's values.
-
-    The least and the largest of any m + 2 values are not the median of all: they are dropped, one
-    more value joins, and so on until one is left.
-    """
-    many = len(values) // 2 + 2
-    kept, waiting = values[:many], values[many:]
-    while len(kept) > 1:
-        for i in range(len(kept) - 1):
-            kept[i], kept[i + 1] = (
-                torch.minimum(kept[i], kept[i + 1]),
-                torch.maximum(kept[i], kept[i + 1]),
-            )
-        for i in range(len(kept) - 2, 0, -1):
-            kept[i], kept[i - 1] = (
-                torch.maximum(kept[i], kept[i - 1]),
-                torch.minimum(kept[i], kept[i - 1]),
-            )
-        kept = kept[1:-1] + waiting[:1]
-        waiting = waiting[1:]
-    return kept[0]

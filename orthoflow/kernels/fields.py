@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from orthoflow.geometry.box import Box, Triple
+from orthoflow.geometry.following import smoothing_halo
 from orthoflow.geometry.orientations import ORIENTATIONS
 
 if TYPE_CHECKING:
@@ -73,11 +74,6 @@ def plane_flows(view: torch.Tensor, box: Box) -> Field:
     `box` counts planes, rows and columns; all that follows does too.
     """
     return Field(box, torch.cat([torch.zeros_like(view[:1]), view[:2]]), view[2])
-
-
-def smoothing_halo(sigma: float) -> int:
-    """Voxels to either side that a Gaussian of `sigma` voxels uses: four sigma, as SciPy does."""
-    return int(4 * sigma + 0.5)
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from orthoflow.geometry.orientations import ORIENTATIONS
+from orthoflow.kernels.medians import median_along_stack
 from orthoflow.kernels.prepare import resample
 from orthoflow.reduce.finalize import binary_bytes, softmax_bytes
 from orthoflow.reduce.vote import (
@@ -40,9 +41,11 @@ def view_of(sums: Sums, box: Box, *, working: Triple, shape: Triple, median: int
     """Logits of one orientation on the output's grid, from sums that hold the box's support."""
     logits, covered = sums.logits()
     logits = fill_unpredicted(logits, covered)
-    if median > 1:
-        logits = median_along_stack(logits, sums, working, median)
-    inverse = ORIENTATIONS[sums.orientation].inverse
+    orientation = ORIENTATIONS[sums.orientation]
+    if median > 1 and orientation.stack is not None:
+        planes, _ = orientation.spans(sums.box)
+        logits = median_along_stack(logits, planes, working[orientation.stack], median)
+    inverse = orientation.inverse
     logits = resample(
         logits.permute(inverse), working, shape, inside=sums.box, wanted=box
     ).contiguous()
@@ -50,26 +53,6 @@ def view_of(sums: Sums, box: Box, *, working: Triple, shape: Triple, median: int
         grid = covered.permute([i - 1 for i in inverse[1:]])[None].float()
         covered = resample(grid, working, shape, inside=sums.box, wanted=box)[0] > 0.5
     return View(sums.orientation, logits, covered)
-
-
-def median_along_stack(
-    logits: torch.Tensor, sums: Sums, working: Triple, size: int
-) -> torch.Tensor:
-    """Median over `size` planes; the first and last plane of the volume are repeated.
-
-    Planes near the edge of the box that is not the volume's edge come out wrong: the box must hold
-    size // 2 planes more than are used.
-    """
-    orientation = ORIENTATIONS[sums.orientation]
-    if orientation.stack is None:
-        return logits
-    planes, _ = orientation.spans(sums.box)
-    half = size // 2
-    last = working[orientation.stack] - 1
-    wanted = torch.arange(planes[0], planes[1])[:, None] + torch.arange(-half, half + 1)
-    places = wanted.clamp(0, last).clamp(planes[0], planes[1] - 1) - planes[0]
-    windows = [logits.index_select(1, places[:, i].to(logits.device)) for i in range(size)]
-    return torch.stack(windows).median(0).values
 
 
 @torch.inference_mode()

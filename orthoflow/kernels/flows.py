@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from orthoflow.geometry.box import Box, Triple
+from orthoflow.geometry.following import CAPTURE, FlowRule
 from orthoflow.kernels.fields import Field
-from orthoflow.kernels.sinks import CAPTURE, Sinks, sinks_of
+from orthoflow.reduce.sinks import Sinks, sinks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,32 +39,6 @@ _ROUNDS = (12, 24, 48)
 
 
 @dataclass(frozen=True, slots=True)
-class FlowRule:
-    """How voxels follow the flow."""
-
-    scale: float
-    """Voxels per step and unit of flow: 1 / 5 for Cellpose's networks."""
-    threshold: float
-    """Voxels with a larger logit are foreground; the flow of all others is zero."""
-    steps: int
-    """Most steps of a voxel."""
-    reach: int
-    """Farthest a voxel gets from where it started, along any axis, voxels."""
-    axes: tuple[int, ...]
-    """Axes of (z, y, x) along which voxels move: (0, 1, 2), or (1, 2) for planes by themselves."""
-
-
-def flow_halo(rule: FlowRule, *, once: bool) -> int:
-    """Voxels around a box, along each axis of the rule, whose flow and logit must be known.
-
-    For `follow` alone: `reach`. For all `once`, labels of the box included: 3 * reach + 10. A
-    voxel ends within `reach`; a sink there is settled by ends within `CAPTURE` + 5 = 10 of it; and
-    these come from voxels within `reach` that look `reach` far themselves.
-    """
-    return 3 * rule.reach + 2 * CAPTURE if once else rule.reach
-
-
-@dataclass(frozen=True, slots=True)
 class Ends:
     """Where the foreground voxels of a box end; raster order."""
 
@@ -73,6 +48,12 @@ class Ends:
     """Raster index in the volume of the voxel that is nearest to its last place."""
     stopped: torch.Tensor
     """Bool: its next step would have left its reach, so its cell is larger than that."""
+
+    def local(self, box: Box, shape: Triple) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where they start, as an index into an array of `box` of a volume of `shape`."""
+        rest = self.start
+        z, y, x = rest // (shape[1] * shape[2]), rest // shape[2] % shape[1], rest % shape[2]
+        return z - box.start[0], y - box.start[1], x - box.start[2]
 
 
 @torch.inference_mode()
@@ -124,17 +105,6 @@ def _raster(voxels: torch.Tensor, origin: Triple, shape: Triple) -> torch.Tensor
     return place
 
 
-@dataclass(frozen=True, slots=True)
-class FlowCount:
-    """What following gave; counts of voxels, which add up over boxes."""
-
-    foreground: int
-    stopped: int
-    """Left their reach: their cells are larger than it. A larger one finds them."""
-    lost: int
-    """End where no cell is, as in Cellpose: single voxels, cells of ten voxels and less."""
-
-
 def count_ends(ends: Ends) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Voxels that end in each voxel: (raster index, count), ascending; counts add up over boxes.
 
@@ -144,27 +114,25 @@ def count_ends(ends: Ends) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
     return index.cpu().numpy(), count.cpu().numpy()
 
 
-def label_ends(
-    ends: Ends, sinks: Sinks, wanted: Box, shape: Triple
-) -> tuple[torch.Tensor, FlowCount]:
-    """Labels (z, y, x), int64, of the box whose ends these are: each voxel's is its sink's."""
+def label_ends(ends: Ends, sinks: Sinks, wanted: Box, shape: Triple) -> torch.Tensor:
+    """Labels (z, y, x), int64, of the box whose ends these are: each voxel's is its sink's.
+
+    Voxels that end where no cell is have none, as in Cellpose: single ones, and cells of ten voxels
+    and less.
+    """
     labels = torch.zeros(wanted.shape, dtype=torch.int64, device=ends.end.device)
     index, sink = (torch.from_numpy(part).to(labels.device) for part in (sinks.index, sinks.label))
     found = torch.zeros_like(ends.end)
     if len(index):
         place = torch.searchsorted(index, ends.end).clamp_max_(len(index) - 1)
         found = torch.where(index[place] == ends.end, sink[place], 0)
-    rest = ends.start
-    z, y, x = rest // (shape[1] * shape[2]), rest // shape[2] % shape[1], rest % shape[2]
-    local = tuple(axis - lo for axis, lo in zip((z, y, x), wanted.start, strict=True))
-    labels[local] = found
-    stopped, lost = int(ends.stopped.sum()), int((found == 0).sum())
-    return labels, FlowCount(len(found), stopped, lost)
+    labels[ends.local(wanted, shape)] = found
+    return labels
 
 
 def flow_labels(
     field: Field, wanted: Box, shape: Triple, rule: FlowRule
-) -> tuple[torch.Tensor, FlowCount]:
+) -> tuple[torch.Tensor, Ends]:
     """Labels (z, y, x), int64, of a box in one go; `flow_halo` of `once` says what `field` covers.
 
     1 + raster index, in the volume (or plane, where axis 0 does not move), of the voxel in which
@@ -173,8 +141,8 @@ def flow_labels(
     far = _grown(wanted, rule, 2 * rule.reach + 2 * CAPTURE, shape)
     everywhere = follow(field, far, shape, rule)
     sinks = sinks_of(*count_ends(everywhere), shape, rule.axes)
-    ends = _inside(everywhere, wanted, shape)
-    return label_ends(ends, sinks, wanted, shape)
+    ends = only_inside(everywhere, wanted, shape)
+    return label_ends(ends, sinks, wanted, shape), ends
 
 
 def _grown(box: Box, rule: FlowRule, halo: int, shape: Triple) -> Box:
@@ -183,7 +151,8 @@ def _grown(box: Box, rule: FlowRule, halo: int, shape: Triple) -> Box:
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
-def _inside(ends: Ends, box: Box, shape: Triple) -> Ends:
+def only_inside(ends: Ends, box: Box, shape: Triple) -> Ends:
+    """Those that start in a box."""
     place, keep = ends.start, torch.ones_like(ends.stopped)
     for axis in (2, 1, 0):
         here, place = place % shape[axis], place // shape[axis]

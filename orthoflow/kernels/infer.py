@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 class Recipe:
     """How patches are run; everything here was decided in the plan."""
 
+    kept: tuple[int, int]
+    """First and end of the network's outputs that are used."""
     foreground_only: bool
     """Blend l1 - l0 of two logits instead of both: all that a binary answer needs."""
     channels: int
     """Channels that are blended."""
+    vectors: tuple[int, int]
+    """First and end of the outputs that are one vector along the tile's axes; maybe none."""
+    factors: tuple[float, ...]
+    """Of each blended channel; empty: all are blended as they are."""
     tta: str
     skip_empty: bool
     batch: int

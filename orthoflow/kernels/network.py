@@ -83,13 +83,35 @@ def _run(model: Model, tiles: torch.Tensor, recipe: Recipe, batch: int) -> torch
         logits = _logits(model, seen)
         logits = logits.transpose(*axes) if axes else logits
         logits = logits.flip(flips) if flips else logits
+        if (flips or axes) and recipe.vectors[0] < recipe.vectors[1]:
+            logits = _turned(logits, flips, axes, recipe.vectors[0])
         total = logits if total is None else total + logits
     assert total is not None
     if len(views) > 1:
         total = total * (1.0 / len(views))
+    total = total[:count, slice(*recipe.kept)]
     if recipe.foreground_only:
         total = total[:, 1:2] - total[:, 0:1]
-    return total[:count]
+    if recipe.factors:
+        total = total * total.new_tensor(recipe.factors).reshape(-1, *[1] * (tiles.ndim - 2))
+    return total
+
+
+def _turned(
+    logits: torch.Tensor, flips: tuple[int, ...], axes: tuple[int, int] | None, first: int
+) -> torch.Tensor:
+    """Outputs whose vectors, from channel `first` on, are turned back as the tile was.
+
+    A flip along an axis changes the sign of the vector's part along it; a transpose swaps two.
+    """
+    order = list(range(logits.shape[1]))
+    if axes is not None:
+        a, b = (first + axis - 2 for axis in axes)
+        order[a], order[b] = order[b], order[a]
+    signs = logits.new_ones(len(order))
+    for axis in flips:
+        signs[first + axis - 2] = -1
+    return logits[:, order] * signs.reshape(-1, *[1] * (logits.ndim - 2))
 
 
 def _logits(model: Model, tiles: torch.Tensor) -> torch.Tensor:

@@ -80,10 +80,11 @@ def choose(
     return chunk, shard or _default_shard(block, chunk), block
 
 
-def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> Triple:
+def choose_part(shape: Triple, block: Triple, options: Options, card: Card, sums: int) -> Triple:
     """Blocks per part along each axis: many where the network is slow, one where it is fast.
 
-    Where several jobs share the parts there is one for each job at least, if there are blocks.
+    `sums` are the bytes of sums over one block. Where several jobs share the parts there is one for
+    each job at least, if there are blocks.
     """
     grid = cells(shape, block)
     if options.part is not None:
@@ -95,7 +96,7 @@ def choose_part(shape: Triple, block: Triple, options: Options, card: Card) -> T
     # on the size of a part.
     room = min(_PART_BYTES, physical_memory() * 3 // 5)
     shared = math.prod(grid) // options.num_parts
-    most = max(1, min(_PART_BLOCKS, room // sums_bytes(block, card), shared))
+    most = max(1, min(_PART_BLOCKS, room // sums, shared))
     sides = [1, 1, 1]
     while True:
         # The shortest side grows first: a cube has the fewest rims.
@@ -116,10 +117,10 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def sums_bytes(block: Triple, card: Card) -> int:
+def sums_bytes(block: Triple, ndim: int, channels: int) -> int:
     """Bytes of the sums over one block: int32 for each orientation and blended channel."""
-    orientations = 3 if card.ndim == 2 else 1
-    return orientations * 4 * (1 if card.outputs <= 2 else card.outputs) * math.prod(block)
+    orientations = 3 if ndim == 2 else 1
+    return orientations * 4 * channels * math.prod(block)
 
 
 def _default_block(shape: Triple, unit: Triple, patch: int, *, most: int | None) -> Triple:

@@ -175,7 +175,7 @@ def require_memory(plan: Plan, limit: int) -> None:
 def part_bytes(plan: Plan) -> int:
     """Bytes of sums that a part of several blocks holds at most between its tasks."""
     blocks = math.prod(plan.part_blocks)
-    return 0 if blocks == 1 else blocks * sums_bytes(plan.block, plan.card)
+    return 0 if blocks == 1 else blocks * sums_bytes(plan.block, plan.card.ndim, plan.channels)
 
 
 def fixed_bytes(plan: Plan) -> int:

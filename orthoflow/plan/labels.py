@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, parse_roi
 from orthoflow.geometry.levels import pyramid_levels
-from orthoflow.geometry.output import ArraySpec, OutputSpec
+from orthoflow.geometry.output import ArraySpec, OutputSpec, most_copies, with_levels
+from orthoflow.options import default_of
 from orthoflow.plan import blocks as blocking
 from orthoflow.reduce.engine import Rule
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from orthoflow.geometry.box import Triple
     from orthoflow.geometry.facts import VolumeFacts
     from orthoflow.options import Options
+    from orthoflow.reduce.engine import Instances
 
 _MICROMETRES = {
     **dict.fromkeys(("um", "micrometer"), 1.0),
@@ -56,28 +58,25 @@ def plan_labels(facts: Mapping[str, VolumeFacts], options: Options) -> LabelPlan
             )
         if one.channels != 1:
             raise BadInput(f"{name} labels {one.name} have {one.channels} channels; pass --channel")
-    if options.votes > len(facts):
-        raise BadInput(
-            f"votes {options.votes} cannot be reached with {len(facts)} orientations; "
-            f"use 1 to {len(facts)}"
-        )
     region = Box.whole(first.shape)
     if options.roi is not None:
         region = parse_roi(options.roi, first.shape)
     arrays = label_arrays(options, tuple(facts))
-    chunk, shard, block = blocking.choose(region.shape, options, patch=1, copies=len(arrays))
+    chunk, shard, block = blocking.choose(
+        region.shape, options, patch=1, copies=most_copies(arrays)
+    )
     levels = pyramid_levels(region.shape, first.voxel_size, chunk, shard, count=options.levels)
     voxel = first.voxel_size or (1.0, 1.0, 1.0)
     z, y, x = (t + a * v for t, a, v in zip(first.translation, region.start, voxel, strict=True))
     output = OutputSpec(
-        arrays=tuple(replace(array, levels=levels) for array in arrays),
+        arrays=tuple(with_levels(array, levels) for array in arrays),
         ome_version=cast("Literal['0.5', '0.4']", options.ome_version),
         voxel_size=first.voxel_size,
         unit=first.unit,
         translation=(z, y, x),
         compression=options.compression_level,
     )
-    return LabelPlan(region, block, output, rule_of(options, first))
+    return LabelPlan(region, block, output, rule_of(options, first, views=len(facts)))
 
 
 def label_arrays(options: Options, orientations: tuple[str, ...]) -> list[ArraySpec]:
@@ -88,21 +87,45 @@ def label_arrays(options: Options, orientations: tuple[str, ...]) -> list[ArrayS
     return [ArraySpec(name, "labels", "uint32", 0, (), "labels") for name in names]
 
 
-def rule_of(options: Options, facts: VolumeFacts) -> Rule:
-    """How instances are found, every size in voxels."""
+def rule_of(options: Options, facts: VolumeFacts, *, views: int, method: str | None = None) -> Rule:
+    """How instances are found in so many orientations, every size in voxels."""
+    usual = options.votes == default_of("votes")
+    if options.votes > views and not usual:
+        raise BadInput(
+            f"votes {options.votes} cannot be reached with {views} orientations; use 1 to {views}"
+        )
+    instances = method or options.instances or "components"
+    if instances == "flows":
+        raise BadInput("instances flows is for flow networks; use components or empanada")
+    if instances == "stitch" and views > 1:
+        raise BadInput(
+            f"instances stitch joins the planes of one orientation, {views} are given; use one, "
+            "such as orientations xy"
+        )
     return Rule(
-        instances=cast("Literal['components', 'empanada']", options.instances),
-        votes=options.votes,
-        min_size=_voxels("min_size", options.min_size, facts, axes=3),
-        min_extent=_voxels("min_extent", options.min_extent, facts, axes=1),
+        instances=cast("Instances", instances),
+        votes=min(options.votes, views),
+        min_size=size_voxels("min_size", options.min_size, facts),
+        min_extent=length_voxels("min_extent", options.min_extent, facts),
         allow_one_view=options.allow_one_view,
         merge_iou=options.merge_iou,
         merge_ioa=options.merge_ioa,
         cluster_iou=options.cluster_iou,
+        stitch_threshold=options.stitch_threshold,
     )
 
 
-def _voxels(name: str, text: str, facts: VolumeFacts, *, axes: int) -> Any:
+def size_voxels(name: str, text: str, facts: VolumeFacts) -> int:
+    """A volume in voxels; see `_voxels`."""
+    return _voxels(name, text, facts, axes=3)
+
+
+def length_voxels(name: str, text: str, facts: VolumeFacts) -> int:
+    """A length in voxels; see `_voxels`."""
+    return _voxels(name, text, facts, axes=1)
+
+
+def _voxels(name: str, text: str, facts: VolumeFacts, *, axes: int) -> int:
     """A size in voxels: the least whole number that is not smaller than what was given.
 
     A length is taken along the axis of the largest voxels.

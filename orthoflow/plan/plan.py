@@ -15,9 +15,11 @@ from orthoflow.geometry.scale import core_box, support_box
 from orthoflow.geometry.shares import Share, extent, shares_of
 from orthoflow.geometry.weights import Patches, Weighting, weighted
 from orthoflow.models.card import Normalization
+from orthoflow.models.heads import blend_factors
 from orthoflow.options import Options
 from orthoflow.plan import blocks as blocking
 from orthoflow.plan.census import census_of
+from orthoflow.plan.objects import blended_channels
 from orthoflow.plan.order import ordered_boxes, ordered_cells, undone_boxes
 from orthoflow.reduce.vote import Ballot, Mode
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from orthoflow.geometry.facts import VolumeFacts
     from orthoflow.geometry.tiling import Tiling
     from orthoflow.models.card import Card
+    from orthoflow.plan.objects import ObjectPlan
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -71,6 +74,10 @@ class Plan:
     block: Triple
     part_blocks: Triple
     output: OutputSpec
+    kept: tuple[int, int]
+    """First and end of the network's outputs that are used."""
+    objects: ObjectPlan | None = None
+    """How outputs become objects; None of a semantic run."""
 
     # ----------------------------------------------------------------- what the kernels are told
 
@@ -81,8 +88,18 @@ class Plan:
 
     @property
     def channels(self) -> int:
-        """Logit channels that are blended: one foreground logit if binary, else all."""
-        return 1 if self.mode == "binary" else self.card.outputs
+        """Channels that are blended: one foreground logit if binary, else all that are used."""
+        return blended_channels(self.mode, self.kept, self.objects)
+
+    @property
+    def semantic(self) -> tuple[int, int]:
+        """First and end of the class logits among the blended channels."""
+        return (0, self.channels) if self.objects is None else self.objects.semantic
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What blended channels are multiplied by beforehand; empty where it is one for all."""
+        return () if self.objects is None else blend_factors(self.card)
 
     @property
     def needs_statistics(self) -> bool:
@@ -240,7 +257,12 @@ class Plan:
         )
 
     def need(self, box: Box, orientation: Orientation) -> Box:
-        """Working voxels whose blended logits an output `box` depends on."""
+        """Working voxels whose blended outputs an output `box` depends on."""
+        need = self.view(box, orientation)
+        return need if self.objects is None else self.objects.need(need, orientation, self.working)
+
+    def view(self, box: Box, orientation: Orientation) -> Box:
+        """Working voxels whose class logits the vote on an output `box` depends on."""
         need = support_box(box, source=self.working, target=self.facts.shape)
         half = self.options.median // 2
         if half == 0 or orientation.stack is None:

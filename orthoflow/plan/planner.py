@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, Triple, parse_roi
 from orthoflow.geometry.levels import pyramid_levels
 from orthoflow.geometry.orientations import ORIENTATIONS, Orientation, named_orientations
-from orthoflow.geometry.output import ArraySpec, OutputSpec
+from orthoflow.geometry.output import ArraySpec, OutputSpec, most_copies, with_levels
 from orthoflow.geometry.scale import working_shape
 from orthoflow.geometry.ways import (
     TileRules,
@@ -20,9 +19,17 @@ from orthoflow.geometry.ways import (
     unpacked_tiling,
 )
 from orthoflow.models.card import Normalization, check_channels
-from orthoflow.options import INSTANCES, Options, triple, wish_of
+from orthoflow.options import Options, triple
 from orthoflow.plan import blocks as blocking
+from orthoflow.plan.objects import (
+    CellPlan,
+    ObjectPlan,
+    blended_channels,
+    check_median_rule,
+    object_plan,
+)
 from orthoflow.plan.plan import Plan, Way
+from orthoflow.plan.tasks import check_objects, kept_channels, semantic_logits, task_of
 
 if TYPE_CHECKING:
     from orthoflow.geometry.facts import VolumeFacts
@@ -38,9 +45,12 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     BadInput
         If the volume, the network and the options do not go together; nothing was created.
     """
-    _check_task(card, options)
+    task = task_of(card, options)
+    check_objects(card, options, task)
     check_channels(card, facts.channels)
-    mode = _mode(card, options)
+    kept = kept_channels(card, task)
+    logits = semantic_logits(card, task)
+    mode = _mode(card, options, logits)
     oriented = _oriented(card, options)
     _check_votes(options, len(oriented))
     _check_tta(card, options)
@@ -55,14 +65,18 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
     ways = _ways(oriented, working, card, options)
     roi = options.roi
     region = Box.whole(facts.shape) if roi is None else parse_roi(roi, facts.shape)
-    arrays = _arrays(options, oriented, classes=0 if mode == "binary" else card.outputs)
+    objects = object_plan(facts, card, options, working, oriented)
+    arrays = _arrays(options, oriented, objects, classes=0 if mode == "binary" else logits)
     chunk, shard, block = blocking.choose(
         region.shape,
         options,
         patch=_longest_patch(ways, facts.shape, working),
-        copies=sum(max(1, array.classes) for array in arrays),
+        copies=most_copies(arrays),
     )
+    if isinstance(objects, CellPlan):
+        check_median_rule(objects, options, block, facts.shape)
     levels = pyramid_levels(region.shape, facts.voxel_size, chunk, shard, count=options.levels)
+    sums = blocking.sums_bytes(block, card.ndim, blended_channels(mode, kept, objects))
     return Plan(
         facts=facts,
         card=card,
@@ -73,39 +87,26 @@ def plan_run(facts: VolumeFacts, card: Card, options: Options) -> Plan:
         normalization=_normalization(card, options),
         region=region,
         block=block,
-        part_blocks=blocking.choose_part(region.shape, block, options, card),
+        part_blocks=blocking.choose_part(region.shape, block, options, card, sums),
         output=_output(
-            facts, options, region, tuple(replace(array, levels=levels) for array in arrays)
+            facts, options, region, tuple(with_levels(array, levels) for array in arrays)
         ),
+        kept=kept,
+        objects=objects,
     )
 
 
-def _check_task(card: Card, options: Options) -> None:
-    if card.task != "semantic":
+def _mode(card: Card, options: Options, logits: int) -> Mode:
+    mode = options.mode or ("binary" if logits <= 2 else "multiclass")
+    if mode == "binary" and logits > 2:
         raise BadInput(
-            f"model {card.name!r} is a {card.task} network, and a run cannot make objects of its "
-            "planes yet; use a semantic one, or label the planes and pass them to orthoflow "
-            "consensus"
-        )
-    for name in options.changed():
-        if wish_of(name).group == INSTANCES:
-            raise BadInput(
-                f"{name} is for instances, and {card.name!r} is a semantic network; leave it out, "
-                "or see orthoflow consensus"
-            )
-
-
-def _mode(card: Card, options: Options) -> Mode:
-    mode = options.mode or ("binary" if card.outputs <= 2 else "multiclass")
-    if mode == "binary" and card.outputs > 2:
-        raise BadInput(
-            f"mode binary needs a network of 1 or 2 outputs, {card.name} has {card.outputs}; "
+            f"mode binary needs a network of 1 or 2 outputs, {card.name} has {logits}; "
             "use mode multiclass"
         )
-    if mode == "multiclass" and card.outputs == 1:
+    if mode == "multiclass" and logits == 1:
         raise BadInput(f"mode multiclass needs 2 outputs or more, {card.name} has 1; use binary")
-    if mode == "multiclass" and card.outputs > 255:
-        raise BadInput(f"{card.name} has {card.outputs} outputs; labels are bytes, at most 255")
+    if mode == "multiclass" and logits > 255:
+        raise BadInput(f"{card.name} has {logits} outputs; labels are bytes, at most 255")
     if mode == "multiclass" and options.threshold != Options().threshold:
         raise BadInput(
             f"threshold {options.threshold} applies to mode binary only; a multiclass label is the "
@@ -237,17 +238,23 @@ def _fields(normalization: Normalization) -> dict[str, Any]:
 
 
 def _arrays(
-    options: Options, oriented: tuple[Orientation, ...], *, classes: int
+    options: Options,
+    oriented: tuple[Orientation, ...],
+    objects: ObjectPlan | None,
+    *,
+    classes: int,
 ) -> tuple[ArraySpec, ...]:
-    """What is written, without levels, which all have the same."""
+    """What is written, without levels."""
     arrays = []
-    if options.output in ("labels", "both"):
+    if objects is not None:
+        arrays += objects.arrays(options, tuple(o.name for o in oriented))
+    elif options.output in ("labels", "both"):
         arrays.append(ArraySpec(f"labels/{options.name}", "labels", "uint8", 0, ()))
     if options.output in ("probabilities", "both"):
         arrays.append(ArraySpec("probabilities", "image", "uint8", classes, ()))
     if options.disagreement:
         arrays.append(ArraySpec("disagreement", "image", "uint8", 0, ()))
-    if options.keep_stacks:
+    if options.keep_stacks and objects is None:
         arrays += [ArraySpec(f"stacks/{o.name}", "labels", "uint8", 0, ()) for o in oriented]
     return tuple(arrays)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,11 @@ from orthoflow.reduce.consensus import (
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES, Int, fragments
 from orthoflow.reduce.matching import Objects, match_stacks, objects_of
 from orthoflow.reduce.merging import Merged, merge
+from orthoflow.reduce.stitching import stitch
 from orthoflow.reduce.tables import Tables
 from orthoflow.reduce.triples import Triples, apply, merged, triples
 
+Instances = Literal["components", "empanada", "stitch"]
 Labels = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -47,7 +49,8 @@ class Rule:
     ----------
     instances
         "components": 2-D components of all orientations joined at once; "empanada": stacks matched
-        plane by plane, then a consensus between them.
+        plane by plane, then a consensus between them; "stitch": the planes of one orientation, as
+        Cellpose stitches them.
     votes
         Orientations that must agree on a voxel.
     min_size, min_extent
@@ -55,9 +58,11 @@ class Rule:
         of the objects of a stack.
     allow_one_view, merge_iou, merge_ioa, cluster_iou
         For "empanada": see `decide_by_clusters` and `match_stacks`.
+    stitch_threshold
+        For "stitch": see `orthoflow.reduce.stitching.stitch`.
     """
 
-    instances: Literal["components", "empanada"] = "components"
+    instances: Instances = "components"
     votes: int = 2
     min_size: int = 0
     min_extent: int = 0
@@ -65,10 +70,11 @@ class Rule:
     merge_iou: float = 0.25
     merge_ioa: float = 0.25
     cluster_iou: float = 0.75
+    stitch_threshold: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.instances not in ("components", "empanada"):
-            raise BadInput(f"instances {self.instances!r}; use components or empanada")
+        if self.instances not in get_args(Instances):
+            raise BadInput(f"instances {self.instances!r}; use one of {get_args(Instances)}")
         if not 1 <= self.votes <= len(ORIENTATION_NAMES):
             raise BadInput(f"votes {self.votes} out of three orientations; use 1, 2 or 3")
 
@@ -81,6 +87,8 @@ class Rule:
             clusters = agglomerate(tables)
             named = np.where(clusters.number <= clusters.named, clusters.number, 0)
             return clusters.number, objects_of(tables.nodes, named)
+        if self.instances == "stitch":
+            return stitch(tables, self.stitch_threshold)
         return match_stacks(
             tables,
             merge_iou=self.merge_iou,

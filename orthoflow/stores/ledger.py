@@ -174,7 +174,7 @@ class Outline:
         if place is None:
             return f"{marker.name} is no block of this run"
         array, _, box = place
-        expected = box if isinstance(array, int) else box.shifted(_minus(self.region.start))
+        expected = box if isinstance(array, int) else box.moved(self.region.start)
         if marker.box != str(expected):
             return f"it speaks of {marker.box}, {marker.name} is {expected}"
         for stamp in marker.objects:
@@ -293,8 +293,3 @@ def _cell(number: Triple, size: Triple, whole: Box) -> Box:
     start = tuple(n * s for n, s in zip(number, size, strict=True))
     stop = tuple(min((n + 1) * s, e) for n, s, e in zip(number, size, whole.stop, strict=True))
     return Box(start, stop)  # type: ignore[arg-type]
-
-
-def _minus(place: Triple) -> Triple:
-    z, y, x = place
-    return (-z, -y, -x)

@@ -225,6 +225,11 @@ def read_record(url: str | Path, name: str, storage_options: Options = ()) -> di
     return _record(locate(url, storage_options), name)
 
 
+def remove_record(url: str | Path, name: str, storage_options: Options = ()) -> None:
+    """Remove `orthoflow/<name>.json`; nothing happens where it is not."""
+    delete_object(_record_place(locate(url, storage_options), name))
+
+
 def check_record(stored: bytes, named: str) -> dict[str, Any]:
     """A record from the bytes that are stored, which have to be those that were written.
 

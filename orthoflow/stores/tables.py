@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TABLE_LIMIT = 4 * 2**30
 """Bytes of the largest table, packed or not."""
 
+ENDS_STEP = "ends"
+"""Of the blocks of a flow network: where their voxels end. Written before a block's marker."""
+
 _FOLDER = "orthoflow/tables"
 _KEY = re.compile(r"[0-9a-f]{16}")
 _STEP = re.compile(r"[a-z]{1,20}")
@@ -32,6 +35,11 @@ _PLACE = re.compile(r"(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8}
 _MAGIC = b"orthoflow table\n"
 _DIGEST = 16
 _LEVEL = 1
+
+
+def ends_key(fingerprint: str) -> str:
+    """Folder of the tables that the blocks of a run leave."""
+    return fingerprint[:16]
 
 
 def pack(content: bytes) -> bytes:

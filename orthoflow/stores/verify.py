@@ -52,7 +52,9 @@ _PIECE = 8 * 2**20
 """Bytes of an object that one thread holds at once."""
 _PATIENCE = 60.0
 _PARTIAL = re.compile(r"(.+)\.[0-9a-f]{32}\.partial")
-_RUN, _REPORT, _CREATING = (f"{FOLDER}/{name}.json" for name in ("run", "report", "creating"))
+_RUN, _REPORT, _CREATING, _LABELS = (
+    f"{FOLDER}/{name}.json" for name in ("run", "report", "creating", "labels")
+)
 _LOCKS = f"{FOLDER}/locks"
 
 
@@ -225,7 +227,8 @@ def _undone(outline: Outline, findings: list[Finding]) -> set[str]:
 def _is_ours(finding: Finding) -> bool:
     """Whether the object of a finding may be removed: in place of what a run stores, or by one."""
     if finding.kind == "record":
-        return finding.key != _RUN
+        # Without the rule that was put in force, nobody knows by which one labels were made.
+        return finding.key not in (_RUN, _LABELS)
     if finding.key == _CREATING:
         return True
     return bool(finding.block) and finding.kind in {"truncated", "changed", "foreign"}
@@ -281,6 +284,8 @@ class _Audit:
                 records[key] = lambda stored: failure_from(stored, "it")
             elif key == _REPORT:
                 records[key] = lambda stored: _check_report(stored, outline)
+            elif key == _LABELS and "labels" in outline.output.stages:
+                records[key] = lambda stored: check_record(stored, "it")
             elif is_table(below) and "labels" in outline.output.stages:
                 tables.append(key)
             elif key != _RUN and key not in locks:

@@ -270,7 +270,7 @@ def test_finalize_starts_processes_unless_said(capsys, monkeypatch):
     asked = {}
     report = {"failed": {}, "complete": True}
     monkeypatch.setattr(
-        "orthoflow.finalize.finalize", lambda _, **more: asked.update(more) or report
+        "orthoflow.finishing.finalize", lambda _, **more: asked.update(more) or report
     )
     for typed, kind in (((), "processes"), (("--cluster", "threads"), "threads")):
         assert call(capsys, "finalize", "out.zarr", "--json", *typed)[0] == 0

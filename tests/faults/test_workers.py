@@ -50,7 +50,7 @@ def keep_killing(scene, fleet, stopped, kills, seed=0):
 
 @large
 def test_f1_killed_workers_cost_a_block_each(scene, fleet, expected):
-    """Ten kills: five in the middle of the network, five at any time."""
+    """Kills: five in the middle of the network, up to five at any time."""
     traps.slow_down(scene.traps, 0.01)
     for value in range(203, 243, 8):
         scene.order(value, "kill")
@@ -66,8 +66,9 @@ def test_f1_killed_workers_cost_a_block_each(scene, fleet, expected):
     assert report["blocks"] == scene.blocks
     assert_same(scene.objects(), expected)
     assert os.listdir(scene.traps / "orders") == []
-    assert len(kills) == 5
-    assert scene.blocks * TILES < scene.tiles <= (scene.blocks + 10) * TILES
+    # How many there is time for depends on the machine.
+    assert kills
+    assert scene.blocks * TILES < scene.tiles <= (scene.blocks + 5 + len(kills)) * TILES
 
 
 @pytest.mark.parametrize("scene", [(WOVEN, LARGE)], indirect=True)

@@ -10,22 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orthoflow.kernels.centers import (
-    CellRule,
-    Heads,
-    Window,
-    cells_needed,
-    harden,
-    label_cells,
-    no_center,
-    recursive_median,
-)
+from orthoflow.geometry.cells import CellRule, Window, cells_needed, no_center
+from orthoflow.kernels.centers import Heads, harden, label_cells
 from orthoflow.kernels.classes import (
     ClassCounts,
     count_classes,
     merge_classes,
     settle_classes,
 )
+from orthoflow.kernels.medians import recursive_median
 
 COARSE = CellRule(center_threshold=0.1, center_distance=3, reach=12, step=4, zoom=1)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from orthoflow.geometry.box import Box
+from orthoflow.geometry.following import CAPTURE, FlowRule, flow_halo, smoothing_halo
 from orthoflow.geometry.orientations import ORIENTATIONS
 from orthoflow.kernels import flows
 from orthoflow.kernels.fields import (
@@ -19,17 +20,14 @@ from orthoflow.kernels.fields import (
     combine_flows,
     plane_flows,
     smooth_flows,
-    smoothing_halo,
 )
 from orthoflow.kernels.flows import (
-    FlowRule,
     count_ends,
-    flow_halo,
     flow_labels,
     follow,
     label_ends,
 )
-from orthoflow.kernels.sinks import CAPTURE, sinks_of
+from orthoflow.reduce.sinks import sinks_of
 from tests.kernels import cells
 
 ALL = (0, 1, 2)
@@ -208,7 +206,7 @@ def test_cutting_tests_are_not_about_empty_volumes():
 def test_ends_of_boxes_add_up_and_label_in_two_passes(shape, seed, data):
     field = rough(shape, seed, strength=8)
     rule = FlowRule(0.2, 0.0, 60, 3, ALL)
-    once, count = flow_labels(field, Box.whole(shape), shape, rule)
+    once, found = flow_labels(field, Box.whole(shape), shape, rule)
     cuts = [sorted({0, n, data.draw(st.integers(0, n))}) for n in shape]
     spans = itertools.product(*(itertools.pairwise(cut) for cut in cuts))
     boxes = [Box(*zip(*span, strict=True)) for span in spans]
@@ -216,12 +214,12 @@ def test_ends_of_boxes_add_up_and_label_in_two_passes(shape, seed, data):
     index, number = (np.concatenate(part) for part in zip(*map(count_ends, ends), strict=True))
     index, where = np.unique(index, return_inverse=True)
     sinks = sinks_of(index, np.bincount(where, number).astype(np.int64), shape, ALL)
-    labels, total = torch.zeros(shape, dtype=torch.int64), np.zeros(3, int)
+    labels, total = torch.zeros(shape, dtype=torch.int64), np.zeros(2, int)
     for box, part in zip(boxes, ends, strict=True):
-        labels[box.slices], more = label_ends(part, sinks, box, shape)
-        total += more.foreground, more.stopped, more.lost
+        labels[box.slices] = label_ends(part, sinks, box, shape)
+        total += len(part.start), int(part.stopped.sum())
     assert torch.equal(labels, once)
-    assert tuple(total) == (count.foreground, count.stopped, count.lost)
+    assert tuple(total) == (len(found.start), int(found.stopped.sum()))
 
 
 def test_a_field_without_enough_around_it_is_refused():
@@ -356,10 +354,10 @@ def test_touching_cells_are_found(flow):
     )
     assert touching > 1000
     shape = truth.shape
-    labels, count = flow_labels(field_of(truth, flow(truth)), Box.whole(shape), shape, RULE)
+    labels, ends = flow_labels(field_of(truth, flow(truth)), Box.whole(shape), shape, RULE)
     assert cells.found_at(truth, labels.numpy()) >= 199
-    assert count.stopped == 0
-    assert count.lost < 0.001 * count.foreground
+    assert not ends.stopped.any()
+    assert int((labels > 0).sum()) > 0.999 * len(ends.start)
 
 
 def test_cells_of_planes_have_the_planes_own_labels():
@@ -383,17 +381,17 @@ def test_cells_larger_than_the_reach_are_reported():
     truth = cells.touching_cells((40, 40, 40), 1, radius=16)
     field = field_of(truth, cells.pointing(truth))
     small = FlowRule(0.2, 0.0, 200, 8, ALL)
-    _, count = flow_labels(field, Box.whole(truth.shape), truth.shape, small)
-    assert count.stopped > 0.3 * count.foreground
-    _, count = flow_labels(field, Box.whole(truth.shape), truth.shape, RULE)
-    assert count.stopped == 0
+    _, ends = flow_labels(field, Box.whole(truth.shape), truth.shape, small)
+    assert ends.stopped.sum() > 0.3 * len(ends.start)
+    _, ends = flow_labels(field, Box.whole(truth.shape), truth.shape, RULE)
+    assert not ends.stopped.any()
 
 
 def test_nothing_to_follow():
     field = Field(Box.whole((3, 4, 5)), torch.ones(3, 3, 4, 5), torch.full((3, 4, 5), -1.0))
-    labels, count = flow_labels(field, field.box, (3, 4, 5), RULE)
+    labels, ends = flow_labels(field, field.box, (3, 4, 5), RULE)
     assert not labels.any()
-    assert (count.foreground, count.stopped, count.lost) == (0, 0, 0)
+    assert not len(ends.start)
 
 
 @pytest.mark.gpu

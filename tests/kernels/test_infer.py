@@ -26,8 +26,11 @@ from orthoflow.reduce.blend import FIXED_POINT_SCALE
 from tests import nets, oracles
 
 RECIPE = Recipe(
+    kept=(0, 2),
     foreground_only=False,
     channels=2,
+    vectors=(0, 0),
+    factors=(),
     tta="none",
     skip_empty=False,
     batch=4,

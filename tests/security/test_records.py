@@ -19,7 +19,7 @@ import zarr
 import orthoflow as of
 from orthoflow import cli
 from orthoflow.errors import BadInput, BlockFailed, RunInterrupted, StoreRefused
-from orthoflow.finalize import finalize
+from orthoflow.finishing import finalize
 from orthoflow.status import status
 from orthoflow.stores.markers import Marker, Stamp, create_marker, list_marker_names, read_markers
 from orthoflow.stores.ome import RECORD_LIMIT, read_record

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orthoflow.geometry.following import CAPTURE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -27,8 +29,6 @@ FLOOR = 2
 """What belongs to it too (Cellpose)."""
 NEAR = 2
 """A sink has the most ends within so many voxels along each axis."""
-CAPTURE = 5
-"""What belongs to a sink is at most so many steps to neighbours away."""
 # Sinks whose surroundings are held at once: 1331 bytes each.
 _BATCH = 4096
 

@@ -13,6 +13,7 @@ from orthoflow.job import Tally
 from orthoflow.levels import LevelJob
 from orthoflow.options import Options
 from orthoflow.records import Done, run_report
+from orthoflow.relabel import change_rule
 from orthoflow.stores.ledger import Outline
 from orthoflow.stores.locks import hold
 from orthoflow.stores.markers import (
@@ -45,7 +46,8 @@ def finalize(
     """Build the pyramid and write the report of an output whose blocks are all done.
 
     A run does this by itself; so does the job that ends last where several share a run. By hand it
-    is needed where that job was killed, or where failed blocks are to stay holes.
+    is needed where that job was killed, or where failed blocks are to stay holes. With other
+    options for instances it makes the labels of an output again, without a network.
 
     Parameters
     ----------
@@ -58,7 +60,9 @@ def finalize(
     despite_failed : bool
         Leave the blocks that failed as holes, background on every level.
     **options
-        Those of `run` that say where work runs, and `storage_option`.
+        Those of `run` that say where work runs, and `storage_option`; and of those for instances
+        instances, votes, min_size, min_extent, allow_one_view, merge_iou, merge_ioa, cluster_iou
+        and stitch_threshold: what is not given stays as it was.
 
     Returns
     -------
@@ -91,6 +95,7 @@ def finalize(
         connect(wishes, client) as workers,
     ):
         drive = driver.Drive(workers, str(output), record, wishes, lock, progress or _silent)
+        change_rule(drive, options)
         report = complete(drive)
         report |= {"failed": failed, "seconds": round(time.monotonic() - began, 3)}
         write_record(output, "report", report, wishes.storage_option)
@@ -112,7 +117,10 @@ def complete(drive: driver.Drive, own: driver.Outcome | None = None) -> dict[str
     found: dict[str, Any] = {}
     if "labels" in spec.stages:
         job, rule = label_job(drive)
-        tally.add(make_instances(drive, job, rule))
+        painted = make_instances(drive, job, rule)
+        if "blocks" in spec.stages:  # where a block is one already
+            painted.blocks = painted.voxels = 0
+        tally.add(painted)
         found = instance_counts(drive, job)
     pyramid = LevelJob(drive.output, fingerprint, spec, storage, drive.options.patience)
     built = list_marker_names(drive.output, fingerprint, storage, kind="levels")

@@ -1,0 +1,104 @@
+"""Another rule for the instances of an output: its labels are made again, without a network.
+
+The rule in force is the run's own until `orthoflow/labels.json` names another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from orthoflow.errors import BadInput
+from orthoflow.geometry.facts import VolumeFacts
+from orthoflow.options import RULE_OPTIONS, Options, names_given
+from orthoflow.plan.labels import length_voxels, rule_of, size_voxels
+from orthoflow.reduce.ends import EndRule
+from orthoflow.reduce.engine import Rule
+from orthoflow.stores.ledger import Outline
+from orthoflow.stores.markers import Kind, list_marker_names, remove_marker
+from orthoflow.stores.ome import has_record, read_record, remove_record, write_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orthoflow.driver import Drive
+
+AnyRule = Rule | EndRule
+
+_RECORD = "labels"
+_OF_ENDS = frozenset({"min_size", "min_extent"})
+
+
+def rule_in_force(drive: Drive) -> AnyRule:
+    """The rule by which an output's labels are made.
+
+    Raises
+    ------
+    BadInput
+        If the records, which come from the output, name none.
+    """
+    try:
+        facts = drive.record["labels"]
+        kind, rule = facts["kind"], facts["rule"]
+        if has_record(drive.output, _RECORD, drive.options.storage_option):
+            rule = read_record(drive.output, _RECORD, drive.options.storage_option)["rule"]
+        return EndRule(**rule) if kind == "ends" else Rule(**rule)
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"the record of output {drive.output} names no rule: {error}") from error
+
+
+def change_rule(drive: Drive, given: Mapping[str, Any]) -> bool:
+    """Put the rule of some options in force, if it is another one; whether it is.
+
+    What was made by the rule before is no longer said to be done. Whoever is stopped here leaves
+    labels of one rule or none.
+
+    Raises
+    ------
+    BadInput
+        If the output has no instances, or the options cannot be meant.
+    """
+    wanted = {name: value for name, value in names_given(given).items() if name in RULE_OPTIONS}
+    if not wanted:
+        return False
+    if "labels" not in drive.record:
+        raise BadInput(
+            f"{', '.join(sorted(wanted))}: output {drive.output} holds no instances; they are made "
+            "by a panoptic or a flow network"
+        )
+    before = rule_in_force(drive)
+    after = _changed(drive, before, wanted)
+    if after == before:
+        return False
+    storage = drive.options.storage_option
+    remove_record(drive.output, "report", storage)
+    kinds: tuple[Kind, ...] = ("levels", "labels")
+    for kind in kinds:
+        for name in list_marker_names(drive.output, drive.fingerprint, storage, kind=kind):
+            remove_marker(drive.output, drive.fingerprint, name, storage)
+    write_record(drive.output, _RECORD, {"rule": asdict(after)}, storage)
+    return True
+
+
+def _changed(drive: Drive, before: AnyRule, wanted: dict[str, Any]) -> AnyRule:
+    outline = Outline.of(drive.record)
+    spec = outline.output
+    facts = VolumeFacts(
+        str(drive.output), outline.region.shape, "uint8", voxel_size=spec.voxel_size, unit=spec.unit
+    )
+    # Sizes are text among options, where they may have a unit.
+    options = Options.from_mapping(
+        {name: str(value) for name, value in asdict(before).items()} | wanted
+    )
+    if isinstance(before, EndRule):
+        foreign = sorted(set(wanted) - _OF_ENDS)
+        if foreign:
+            raise BadInput(
+                f"{', '.join(foreign)}: objects of a flow field depend on "
+                f"{' and '.join(sorted(_OF_ENDS))} alone"
+            )
+        return EndRule(
+            min_size=size_voxels("min_size", options.min_size, facts),
+            min_extent=length_voxels("min_extent", options.min_extent, facts),
+        )
+    return rule_of(options, facts, views=len(drive.record["labels"]["orientations"]))
