@@ -209,7 +209,7 @@ def _goals(
     goals: dict[str, tuple[float, str, float]] = {}
     for ours in ("whole", "blocks"):
         if ours in found:
-            share = hits(found[ours], truth, 0.5) / truth.max()
+            share = hits(found[ours], truth, 0.5) / int(truth.max())
             goals[f"share of the cells found, {ours}"] = (share, ">=", 0.995)
         for peer in ("cellpose3", "cellpose4"):
             if {ours, peer} <= set(cpu):
@@ -217,6 +217,7 @@ def _goals(
     if "blocks" in answers:
         equal = all(run["equal"] for run in answers["blocks"])
         if "whole" in found:
-            equal &= np.array_equal(found["blocks"], found["whole"])
-        goals[f"labels in blocks of {len(BLOCKS)} shapes equal to one block's"] = (equal, ">=", 1)
+            equal = equal and np.array_equal(found["blocks"], found["whole"])
+        name = f"labels in blocks of {len(BLOCKS)} shapes equal to one block's"
+        goals[name] = (float(equal), ">=", 1)
     return goals

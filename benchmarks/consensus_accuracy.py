@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,48 @@ def instances(views: dict[str, Labels], *, votes: int) -> tuple[Labels, dict[str
     return labels, dict(zip(steps, np.diff(clock).tolist(), strict=True))
 
 
+def score(case: Case, synth: ModuleType, settings: Settings, *, votes: int) -> float:
+    """Make the objects of a set, print a line about them, and return their F1 at 0.5."""
+    truth = truth_of(synth, case)
+    views = {}
+    for view in VIEWS:
+        outputs = tensors(outputs_of(synth, case, truth, view))
+        views[view] = stacked(planes_of(*outputs, settings), view)
+    labels, seconds = instances(views, votes=votes)
+    good = f1(labels, truth, 0.5)
+    inside, found = truth > 0, labels > 0
+    iou = np.count_nonzero(inside & found) / np.count_nonzero(inside | found)
+    spent = " + ".join(f"{s:.2f}" for s in seconds.values())
+    print(
+        f"| {case.name} | {case.seed} | {good:.3f} | {f1(labels, truth, 0.75):.3f} | {iou:.3f} "
+        f"| {labels.max()} / {truth.max()} | {spent} = {sum(seconds.values()):.2f} |",
+        flush=True,
+    )
+    return good
+
+
 def main() -> int:
+    options = parse()
+    torch.set_num_threads(1)
+    synth = generator(options.data)
+    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    missed = 0
+    print("| set | seed | F1 at 0.5 | at 0.75 | foreground IoU | found / true | CPU s, by step |")
+    for name in options.sets:
+        kind, level = name.split("/")
+        cases = [Case(kind, level, options.size, seed) for seed in options.seeds]
+        scores = [score(case, synth, settings, votes=options.votes) for case in cases]
+        mean, least = GOALS.get(name, (0.0, 0.0))
+        good = np.mean(scores) >= mean and min(scores) >= least
+        missed += not good
+        print(
+            f"| {name} | all | {np.mean(scores):.3f} (goal {mean}), least {min(scores):.3f} "
+            f"(goal {least}) | | | | {'reached' if good else 'MISSED'} |"
+        )
+    return min(missed, 1)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--sets", nargs="+", default=list(GOALS), metavar="KIND/LEVEL")
@@ -127,43 +169,7 @@ def main() -> int:
     for field in fields(Settings):
         kind = type(field.default)
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
-    options = parser.parse_args()
-    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-    torch.set_num_threads(1)
-    synth = generator(options.data)
-    missed = 0
-    print(
-        "| set | seed | F1 at 0.5 | at 0.75 | foreground IoU | found / true | CPU s of the steps |"
-    )
-    for name in options.sets:
-        kind, level = name.split("/")
-        scores = []
-        for seed in options.seeds:
-            case = Case(kind, level, options.size, seed)
-            truth = truth_of(synth, case)
-            views = {}
-            for view in VIEWS:
-                outputs = tensors(outputs_of(synth, case, truth, view))
-                views[view] = stacked(planes_of(*outputs, settings), view)
-            labels, seconds = instances(views, votes=options.votes)
-            scores.append(f1(labels, truth, 0.5))
-            spent = " + ".join(f"{s:.2f}" for s in seconds.values())
-            counts = f"{labels.max()} / {truth.max()}"
-            inside, found = truth > 0, labels > 0
-            iou = np.count_nonzero(inside & found) / np.count_nonzero(inside | found)
-            print(
-                f"| {name} | {seed} | {scores[-1]:.3f} | {f1(labels, truth, 0.75):.3f} "
-                f"| {iou:.3f} | {counts} | {spent} = {sum(seconds.values()):.2f} |",
-                flush=True,
-            )
-        mean, least = GOALS.get(name, (0.0, 0.0))
-        good = np.mean(scores) >= mean and min(scores) >= least
-        missed += not good
-        print(
-            f"| {name} | all | {np.mean(scores):.3f} (goal {mean}), least {min(scores):.3f} "
-            f"(goal {least}) | | | | {'reached' if good else 'MISSED'} |"
-        )
-    return min(missed, 1)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
