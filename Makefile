@@ -50,6 +50,8 @@ models: env ## Train the bundled demo models again
 
 bench: env ## Measure against peers (makes an environment for each; see benchmarks/README.md)
 	$(BIN)/python benchmarks/versus_cellpose.py --setup --quick
+	$(BIN)/python benchmarks/versus_cellpose.py masks --quick
+	$(BIN)/python benchmarks/versus_empanada.py --setup --quick
 	$(BIN)/python benchmarks/versus_monai.py --setup --quick
 	$(BIN)/python benchmarks/real_vnc.py
 

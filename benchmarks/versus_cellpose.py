@@ -2,6 +2,7 @@
 
     python benchmarks/versus_cellpose.py --setup           # makes the peers' environments once
     python benchmarks/versus_cellpose.py --quick           # a small volume: does it work?
+    python benchmarks/versus_cellpose.py masks             # flows to cells; see _cellpose_masks.py
 
 Same network, same weights, same volume, one core and one thread per side. Cellpose's part is
 `cellpose.core.run_3D`: the network pass over planes of all three orientations, without masks.
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _cellpose_masks as masks
 import _measure as measure
 
 OVERLAP = 0.1  # Cellpose's default
@@ -191,15 +193,16 @@ def set_up(venvs: Path) -> None:
             (stub / "__init__.py").write_text(names, encoding="utf-8")
 
 
-def children(folder: Path, sides: Sequence[str], venvs: Path) -> dict[str, measure.Child]:
-    cores = measure.first_cores(1)
+def child_of(part: str, side: str, folder: Path, venvs: Path) -> measure.Child:
     script = str(Path(__file__).resolve())
-    return {
-        side: measure.Child(
-            (python_of(side, venvs), script, "--child", side, "--folder", str(folder)), cores
-        )
-        for side in sides
-    }
+    # The flows to follow are Cellpose's.
+    python = python_of("cellpose4" if side == "flows" else side, venvs)
+    command = (python, script, part, "--child", side, "--folder", str(folder))
+    return measure.Child(command, measure.first_cores(1))
+
+
+def children(folder: Path, sides: Sequence[str], venvs: Path) -> dict[str, measure.Child]:
+    return {side: child_of("network", side, folder, venvs) for side in sides}
 
 
 def rows(answers: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -255,18 +258,27 @@ def goals(answers: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[float, st
 def main() -> None:
     options = parse()
     if options.child:
-        if options.child in PEERS:
-            run_peer(options.child, options.folder)
-        else:
-            globals()[f"run_{options.child}"](options.folder)
+        run_child(options.part, options.child, options.folder)
         return
     if options.setup:
         set_up(options.venvs)
+    if options.part == "masks":
+        masks.compare(options, lambda side, at: child_of("masks", side, at, options.venvs))
+        return
     shape = QUICK if options.quick else tuple(int(n) for n in options.shape.split(","))
     rounds = 1 if options.quick else options.rounds
-    sides = options.sides.split(",")
+    sides = options.sides.split(",") if options.sides else SIDES
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         compare(Path(name), shape, sides, rounds=rounds, venvs=options.venvs)
+
+
+def run_child(part: str, side: str, folder: Path) -> None:
+    if part == "masks":
+        masks.run_side(side, folder)
+    elif side in PEERS:
+        run_peer(side, folder)
+    else:
+        globals()[f"run_{side}"](folder)
 
 
 def compare(
@@ -302,15 +314,18 @@ def compare(
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("network", "masks")
+    parser.add_argument("part", nargs="?", choices=parts, default="network", help="(%(default)s)")
     parser.add_argument("--setup", action="store_true", help="make the peers' environments first")
     cache = Path.home() / ".cache" / "orthoflow-benchmarks"
     parser.add_argument("--venvs", type=Path, default=cache, help="where those are (%(default)s)")
     parser.add_argument("--shape", default=",".join(map(str, FULL)), help="z,y,x (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK}, one round")
-    parser.add_argument("--sides", default=",".join(SIDES), help="some of %(default)s")
+    parser.add_argument("--quick", action="store_true", help="a small volume, one round")
+    sides = f"some of {','.join(SIDES)}; of masks: {','.join(masks.SIDES)}"
+    parser.add_argument("--sides", help=sides)
     parser.add_argument("--scratch", type=Path, help="folder for volumes and outputs")
-    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
