@@ -13,6 +13,7 @@ from orthoflow.geometry.output import ArraySpec, OutputSpec, most_copies, with_l
 from orthoflow.options import default_of
 from orthoflow.plan import blocks as blocking
 from orthoflow.reduce.engine import Rule
+from orthoflow.reduce.planewise import DIVISOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,21 +98,28 @@ def rule_of(options: Options, facts: VolumeFacts, *, views: int, method: str | N
     instances = method or options.instances or "components"
     if instances == "flows":
         raise BadInput("instances flows is for flow networks; use components or empanada")
-    if instances == "stitch" and views > 1:
+    if instances in ("stitch", "planes") and views > 1:
         raise BadInput(
-            f"instances stitch joins the planes of one orientation, {views} are given; use one, "
-            "such as orientations xy"
+            f"instances {instances} is for the planes of one orientation, {views} are given; use "
+            "one, such as orientations xy"
+        )
+    min_extent = length_voxels("min_extent", options.min_extent, facts)
+    if instances == "planes" and min_extent > 1:
+        raise BadInput(
+            f"min_extent {options.min_extent}: objects of planes are one voxel thick, so none "
+            "would be left; leave it out with instances planes, or use min_size"
         )
     return Rule(
         instances=cast("Instances", instances),
         votes=min(options.votes, views),
         min_size=size_voxels("min_size", options.min_size, facts),
-        min_extent=length_voxels("min_extent", options.min_extent, facts),
+        min_extent=min_extent,
         allow_one_view=options.allow_one_view,
         merge_iou=options.merge_iou,
         merge_ioa=options.merge_ioa,
         cluster_iou=options.cluster_iou,
         stitch_threshold=options.stitch_threshold,
+        label_divisor=options.label_divisor or DIVISOR,
     )
 
 
