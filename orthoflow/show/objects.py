@@ -58,7 +58,7 @@ def choose_inks(planes: Sequence[Plane]) -> Inks:
     its neighbours have; of equals the one that is used least.
 
     >>> choose_inks([np.array([[1, 1, 2, 2, 0, 7]])]).place.tolist()
-    [0, 1, 0]
+    [0, 1, 2]
     """
     names = np.unique(np.concatenate([np.unique(plane.astype(np.int64)) for plane in planes]))
     names = names[names != 0]
