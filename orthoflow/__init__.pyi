@@ -13,5 +13,7 @@ from .models import load_model as load_model
 from .options import Options as Options
 from .pipeline import run as run
 from .plan import Plan as Plan
+from .slices import label_planes as label_planes
+from .slices import preview_slices as preview_slices
 
 __version__: str

@@ -79,7 +79,7 @@ def consensus(
         raise BadInput(f"labels of {', '.join(map(str, planes)) or 'nothing'}; use xy, xz and yz")
     facts, arrays = {}, {}
     for name, one in given.items():
-        facts[name], arrays[name] = _opened(name, one, wishes)
+        facts[name], arrays[name] = open_labels(name, one, wishes)
     plan = plan_labels(facts, wishes)
     block = None if chunks is None else triple("chunks", _three(chunks))
     found = consensus_of(arrays, plan.rule, block=block, label_divisor=wishes.label_divisor).labels
@@ -98,8 +98,21 @@ class _Sliced:
         return np.asarray(self.read(index))
 
 
-def _opened(name: str, labels: Any, options: Options) -> tuple[VolumeFacts, Any]:
-    """What is known of one orientation's labels, and the labels, to be cut."""
+def open_labels(name: str, labels: Any, options: Options) -> tuple[VolumeFacts, Any]:
+    """What is known of labels (z, y, x), and the labels, of which only what is cut is read.
+
+    Parameters
+    ----------
+    name
+        What they are, for messages: "xy", "truth".
+    labels
+        Path or URL, or an array of whole numbers: NumPy, Dask, Zarr, DataArray.
+
+    Raises
+    ------
+    BadInput
+        If they are no labels.
+    """
     if isinstance(labels, (str, PurePath)):
         ref, facts = _source(labels, options)
 

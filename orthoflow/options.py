@@ -55,6 +55,12 @@ CONSENSUS_OPTIONS = RULE_OPTIONS | frozenset(
 )
 """Options that mean something where instances are made from labels and no network runs."""
 
+SLICE_OPTIONS = (
+    *("downsample", "diameter", "threshold", "median", "center_threshold", "center_distance"),
+    *("fine_boundaries", "max_diameter", "flow_steps"),
+)
+"""Options that change the objects of a plane: several values may be compared on slices."""
+
 # Where batch systems put the number of a job of an array, and the number of the first.
 _JOB_NUMBERS = {
     "AWS_BATCH_JOB_ARRAY_INDEX": "",
@@ -116,7 +122,7 @@ class Options:
     median: int = _wish(1, "int", _VOTE, "median filter along the stack over this odd number of planes", low=1, aliases=("median-kernel",))
     threshold: float = _wish(0.5, "float", _VOTE, "foreground probability above which a voxel is labelled (binary)")
 
-    instances: str | None = _wish(None, "text", INSTANCES, "how objects are found: components of all orientations joined at once (panoptic networks and labels), empanada's stack matching and consensus, planes of one orientation stitched as in Cellpose, one flow field in three dimensions (flow networks), or connected components or a watershed of the classes (any network)", choices=("components", "empanada", "stitch", "flows", "cc", "watershed"))
+    instances: str | None = _wish(None, "text", INSTANCES, "how objects are found: components of all orientations joined at once (panoptic networks and labels), empanada's stack matching and consensus, planes of one orientation stitched as in Cellpose, each plane of one orientation by itself, one flow field in three dimensions (flow networks), or connected components or a watershed of the classes (any network)", choices=("components", "empanada", "stitch", "planes", "flows", "cc", "watershed"))
     center_threshold: float = _wish(0.1, "float", INSTANCES, "panoptic: least height of a centre in the heatmap", low=0, high=1, aliases=("nms-threshold", "center-confidence-thr"))
     center_distance: int | None = _wish(None, "int", INSTANCES, "panoptic: side of the square in which a centre is the highest, in pixels (7), or in cells of 4 pixels (3) without fine boundaries", low=1, high=255, aliases=("nms-kernel",))
     fine_boundaries: bool | None = _wish(None, "flag", INSTANCES, "panoptic: each pixel looks for its centre (on), or each square of 4 x 4 pixels, which is faster")
@@ -128,7 +134,7 @@ class Options:
     flow_steps: int = _wish(200, "int", INSTANCES, "flows: steps that a voxel follows the flow at most", low=1, high=10000, aliases=("niter",))
     min_size: str = _wish("0", "text", INSTANCES, "smallest object, in voxels or as a volume such as 0.5um3")
     min_extent: str = _wish("0", "text", INSTANCES, "smallest side of an object's box, in voxels or as a length such as 0.3um")
-    label_divisor: int | None = _wish(None, "int", INSTANCES, "class of a plane's label is label // label_divisor (one class unless given)", low=1, aliases=("max-objects",))
+    label_divisor: int | None = _wish(None, "int", INSTANCES, "class of a plane's label is label // label_divisor (one class unless given; of labels that instances planes makes: 10000)", low=1, aliases=("max-objects",))
     allow_one_view: bool = _wish(False, "flag", INSTANCES, "empanada: keep objects that only one orientation has (with votes 1)", aliases=("one-view",))
     merge_iou: float = _wish(0.25, "float", INSTANCES, "empanada: least overlap (IoU) of one object in two planes", low=0, high=1, aliases=("merge-iou-thr",))
     merge_ioa: float = _wish(0.25, "float", INSTANCES, "empanada: least share of a piece inside the object that it joins", low=0, high=1, aliases=("merge-ioa-thr",))

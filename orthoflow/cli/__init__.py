@@ -22,7 +22,8 @@ from orthoflow.cli.exits import (
     stop_for_store,
 )
 from orthoflow.cli.keep import doctor, finalize, status, verify
-from orthoflow.cli.look import info, plan, preview
+from orthoflow.cli.look import info, plan
+from orthoflow.cli.previews import preview
 from orthoflow.cli.runs import consensus, demo, run
 from orthoflow.stores.answers import store_errors
 

@@ -1,9 +1,8 @@
-"""Commands that look before anything is written: info, plan, preview."""
+"""Commands that look before anything is done: info, plan."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +15,6 @@ from orthoflow.cli.wishes import (
     Grouped,
     given,
     job_of,
-    three,
     with_wishes,
 )
 from orthoflow.errors import BadInput
@@ -163,40 +161,4 @@ def _plan_card(own: dict[str, Any], options: Options) -> Any:
         divisor=own["divisor"],
         stride=own["stride"] or 0,
         reach=own["reach"],
-    )
-
-
-@with_wishes(
-    without=(
-        *("roi", "output", "name", "overwrite", "levels", "keep_stacks", "disagreement"),
-        *("compression_level", "ome_version", "cluster", "scheduler", "workers", "memory_limit"),
-    )
-)
-@click.command(cls=Grouped)
-@click.argument("volume", metavar="INPUT")
-@click.option("--model", required=True, help="The network: a name, a folder, a URL.")
-@click.option("--at", help="Centre z,y,x of the region.  [the volume's]")
-@click.option("--size", default="48,256,256", help="Size z,y,x of the region.  [48,256,256]")
-@click.option("--picture", default="preview.png", help="Where the picture goes.  [preview.png]")
-@AS_JSON
-def preview(volume: str, at: str | None, as_json: bool, **wishes: Any) -> None:
-    """Segment a small region and draw it: exactly what a full run gives there."""
-    from orthoflow.look import look  # noqa: PLC0415 - imports torch
-
-    own = {name: wishes.pop(name) for name in ("model", "size", "picture")}
-    found = look(
-        volume,
-        own["model"],
-        Path(own["picture"]),
-        centre=None if at is None else three("at", at),
-        size=three("size", own["size"]),
-        options=given(wishes),
-    )
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    click.echo(f"wrote {found['picture']}: region {found['roi']}, {found['seconds']:.1f} s")
-    click.echo(f"foreground {found['foreground']:.1%}, disagreement {found['disagreement']:.1%}")
-    click.echo(
-        f"the whole volume: about {found['seconds_whole'] / 60:.1f} minutes of one core or GPU"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orthoflow.errors import BadInput
-from orthoflow.options import Options, Wish
+from orthoflow.options import Options, Wish, wish_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -40,7 +40,7 @@ class Grouped(click.Command):
 class _WishOption(click.Option):
     """A command-line option made from a field of `Options`."""
 
-    def __init__(self, name: str, wish: Wish, default: Any) -> None:
+    def __init__(self, name: str, wish: Wish, default: Any, *, several: bool) -> None:
         spellings = [name.replace("_", "-"), *wish.aliases]
         if wish.kind == "flag":
             names = [f"--{s}/--no-{s}" for s in spellings]
@@ -49,7 +49,7 @@ class _WishOption(click.Option):
         super().__init__(
             [*names, name],
             default=None,
-            multiple=wish.kind == "pairs",
+            multiple=several or wish.kind == "pairs",
             help=wish.help + _default_text(default),
             metavar=None if wish.kind == "flag" else _metavar(wish),
         )
@@ -71,15 +71,19 @@ def _default_text(default: Any) -> str:
 
 
 def with_wishes(
-    *, only: Collection[str] | None = None, without: Collection[str] = ()
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+    several: Collection[str] = (),
 ) -> Callable[[click.Command], click.Command]:
-    """Give a command every option of `Options`, or some."""
+    """Give a command every option of `Options`, or some; those of `several` are given as tuples."""
 
     def add(command: click.Command) -> click.Command:
         for entry in fields(Options):
             if entry.name not in without and (only is None or entry.name in only):
                 wish = entry.metadata["wish"]
-                command.params.append(_WishOption(entry.name, wish, entry.default))
+                more = entry.name in several
+                command.params.append(_WishOption(entry.name, wish, entry.default, several=more))
         return command
 
     return add
@@ -88,6 +92,28 @@ def with_wishes(
 def given(wishes: dict[str, Any]) -> dict[str, Any]:
     """Options that were typed."""
     return {name: value for name, value in wishes.items() if value not in (None, ())}
+
+
+def apart(
+    wishes: dict[str, Any], several: Collection[str]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Options with one value, and those of `several` that were typed with more.
+
+    Several values are one option typed several times, or, where it takes one number, a list with
+    commas.
+    """
+    single, more = {}, {}
+    for name, value in given(wishes).items():
+        if name not in several:
+            single[name] = value
+            continue
+        listed = wish_of(name).kind in ("int", "float", "text")
+        values = [part for one in value for part in (one.split(",") if listed else [one])]
+        if len(values) > 1:
+            more[name] = values
+        else:
+            single[name] = values[0]
+    return single, more
 
 
 def job_of(config: str | None, **typed: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,6 +14,7 @@ from orthoflow.options import default_of
 from orthoflow.plan import blocks as blocking
 from orthoflow.reduce.ends import EndRule
 from orthoflow.reduce.engine import Rule
+from orthoflow.reduce.planewise import DIVISOR
 from orthoflow.reduce.solidengine import SolidRule
 
 if TYPE_CHECKING:
@@ -99,24 +100,31 @@ def rule_of(options: Options, facts: VolumeFacts, *, views: int, method: str | N
     instances = method or options.instances or "components"
     if instances in ("flows", "cc", "watershed"):
         raise BadInput(
-            f"instances {instances} is not made of labels of planes; use components, empanada or "
-            "stitch"
+            f"instances {instances} is not made of labels of planes; use components, empanada, "
+            "stitch or planes"
         )
-    if instances == "stitch" and views > 1:
+    if instances in ("stitch", "planes") and views > 1:
         raise BadInput(
-            f"instances stitch joins the planes of one orientation, {views} are given; use one, "
-            "such as orientations xy"
+            f"instances {instances} is for the planes of one orientation, {views} are given; use "
+            "one, such as orientations xy"
+        )
+    min_extent = length_voxels("min_extent", options.min_extent, facts)
+    if instances == "planes" and min_extent > 1:
+        raise BadInput(
+            f"min_extent {options.min_extent}: objects of planes are one voxel thick, so none "
+            "would be left; leave it out with instances planes, or use min_size"
         )
     return Rule(
         instances=cast("Instances", instances),
         votes=min(options.votes, views),
         min_size=size_voxels("min_size", options.min_size, facts),
-        min_extent=length_voxels("min_extent", options.min_extent, facts),
+        min_extent=min_extent,
         allow_one_view=options.allow_one_view,
         merge_iou=options.merge_iou,
         merge_ioa=options.merge_ioa,
         cluster_iou=options.cluster_iou,
         stitch_threshold=options.stitch_threshold,
+        label_divisor=options.label_divisor or DIVISOR,
         fill_holes=options.fill_holes,
     )
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orthoflow.models.card import Card
     from orthoflow.options import Options
 
-Method = Literal["components", "empanada", "stitch", "flows", "cc", "watershed"]
+Method = Literal["components", "empanada", "stitch", "planes", "flows", "cc", "watershed"]
 """How objects are found; see option `instances`."""
 
 # Options that say nothing about what a network of that task gives, and those about planes.

@@ -33,11 +33,12 @@ from orthoflow.reduce.consensus import (
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES, Int, fragments
 from orthoflow.reduce.matching import Objects, match_stacks, objects_of
 from orthoflow.reduce.merging import Merged, merge
+from orthoflow.reduce.planewise import DIVISOR, numbered_in_planes
 from orthoflow.reduce.stitching import stitch
 from orthoflow.reduce.tables import Tables
 from orthoflow.reduce.triples import Triples, apply, merged, triples
 
-Instances = Literal["components", "empanada", "stitch"]
+Instances = Literal["components", "empanada", "stitch", "planes"]
 Labels = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -50,7 +51,7 @@ class Rule:
     instances
         "components": 2-D components of all orientations joined at once; "empanada": stacks matched
         plane by plane, then a consensus between them; "stitch": the planes of one orientation, as
-        Cellpose stitches them.
+        Cellpose stitches them; "planes": those of one orientation, each by itself.
     votes
         Orientations that must agree on a voxel.
     min_size, min_extent
@@ -60,6 +61,8 @@ class Rule:
         For "empanada": see `decide_by_clusters` and `match_stacks`.
     stitch_threshold
         For "stitch": see `orthoflow.reduce.stitching.stitch`.
+    label_divisor
+        For "planes": see `orthoflow.reduce.planewise.numbered_in_planes`.
     fill_holes
         Whether instances get the holes that they alone enclose (`orthoflow.reduce.holes`).
     """
@@ -73,6 +76,7 @@ class Rule:
     merge_ioa: float = 0.25
     cluster_iou: float = 0.75
     stitch_threshold: float = 0.25
+    label_divisor: int = DIVISOR
     fill_holes: bool = False
 
     def __post_init__(self) -> None:
@@ -92,6 +96,9 @@ class Rule:
             return clusters.number, objects_of(tables.nodes, named)
         if self.instances == "stitch":
             return stitch(tables, self.stitch_threshold)
+        if self.instances == "planes":
+            number = np.arange(1, len(tables.nodes) + 1)
+            return number, objects_of(tables.nodes, number)
         return match_stacks(
             tables,
             merge_iou=self.merge_iou,
@@ -118,7 +125,10 @@ class Rule:
                 allow_one_view=self.allow_one_view,
                 views=views,
             )
-        return settle(table, decision, min_size=self.min_size, min_extent=self.min_extent)
+        verdict = settle(table, decision, min_size=self.min_size, min_extent=self.min_extent)
+        if self.instances == "planes":
+            return numbered_in_planes(table, verdict, self.label_divisor)
+        return verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,15 @@ def outline(labels: Plane, thickness: tuple[int, int] = (1, 1)) -> npt.NDArray[n
 def with_classes(base: Picture, labels: Plane, thickness: tuple[int, int] = (1, 1)) -> Picture:
     """Labels as translucent colours with a firm outline over `base`; 0 is left as it is."""
     palette = np.array(CLASSES, np.float32)
-    colours = palette[(labels.astype(np.int64) - 1) % len(palette)]
+    return with_colours(
+        base, labels, palette[(labels.astype(np.int64) - 1) % len(palette)], thickness
+    )
+
+
+def with_colours(
+    base: Picture, labels: Plane, colours: Picture, thickness: tuple[int, int] = (1, 1)
+) -> Picture:
+    """Colours (rows, columns, 3) where there are labels, translucent with firm outlines."""
     opacity = np.where(outline(labels, thickness), 0.95, 0.32).astype(np.float32)
     opacity[labels == 0] = 0
     return base * (1 - opacity[..., None]) + colours * opacity[..., None]

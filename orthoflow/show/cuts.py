@@ -63,6 +63,17 @@ class Cut:
         high, wide = self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
         return high * self.spacing[0] / (wide * self.spacing[1])
 
+    @property
+    def outline(self) -> tuple[int, int]:
+        """Pixels of an outline along rows and columns, so that a large plane's survives reduction.
+
+        About as wide both ways; none along an axis whose pixels are too long for a line.
+        """
+        longest = max(self.rows[1] - self.rows[0], self.columns[1] - self.columns[0])
+        finest = min(self.spacing)
+        down, across = (round(max(1, round(longest / 450)) * finest / s) for s in self.spacing)
+        return (down, across)
+
     def of(self, volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The window (rows, columns) out of a volume (z, y, x)."""
         axis = AXES.index(self.stack_axis)

@@ -21,7 +21,7 @@ from orthoflow.show.panels import (
     share,
 )
 from orthoflow.show.png import require_writable, write_png
-from orthoflow.show.sheet import Column, draw
+from orthoflow.show.sheet import Column, cut_rows, draw
 
 CONSENSUS = "consensus"
 
@@ -102,7 +102,7 @@ def overview(  # noqa: PLR0913 - everything a picture can show, by name
     columns += _opinions(scene, verdicts, None if objects else truth)
     if disagreement is not None:
         columns.append(dissent_column(scene, disagreement))
-    write_png(path, draw(columns, scene.cuts, bars=scene.bars, title=title))
+    write_png(path, draw(columns, cut_rows(scene.cuts, scene.bars), title=title))
 
 
 def chosen(

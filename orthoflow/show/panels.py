@@ -70,7 +70,7 @@ def image_column(scene: Scene) -> Column:
 def class_column(scene: Scene, heading: str, labels: Volume, note: str = "") -> Column:
     """Labels in colour over the image."""
     pictures = (
-        colours.with_classes(base, cut.of(labels), _thickness(cut))
+        colours.with_classes(base, cut.of(labels), cut.outline)
         for cut, base in zip(scene.cuts, scene.bases, strict=True)
     )
     return Column(heading, tuple(pictures), note, keys=_class_keys(scene, labels))
@@ -145,14 +145,3 @@ def _class_keys(scene: Scene, labels: Volume) -> tuple[Key, ...]:
     if present.max() > len(colours.CLASSES):
         return (Key(f"{len(present):,} labels here", colours.CLASSES),)
     return tuple(Key(str(n), (colours.CLASSES[n - 1],)) for n in present.tolist())
-
-
-def _thickness(cut: Cut) -> tuple[int, int]:
-    """Pixels of an outline along rows and columns, so that a large plane's survives reduction.
-
-    About as wide both ways; none along an axis whose pixels are too long for a line.
-    """
-    pixels = max(1, round(max(cut.rows[1] - cut.rows[0], cut.columns[1] - cut.columns[0]) / 450))
-    finest = min(cut.spacing)
-    down, across = (round(pixels * finest / side) for side in cut.spacing)
-    return (down, across)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1_000_000
 """A picture of more is stored with fewer shades: noise does not compress."""
+_LARGE = 2**24
 
 
 def require_writable(path: str | os.PathLike[str]) -> Path:
@@ -77,6 +78,7 @@ def with_shades(pixels: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint
 def encode(pixels: npt.NDArray[np.uint8]) -> bytes:
     """RGB pixels as PNG, without a date or a program's name."""
     buffer = io.BytesIO()
-    options = {"optimize": True}
+    # The last percent of a large sheet takes longer than all the rest.
+    options = {"optimize": True} if pixels.size <= _LARGE else {"compress_level": 6}
     imsave(buffer, pixels, format="png", metadata={"Software": None}, pil_kwargs=options)  # type: ignore[dict-item]
     return buffer.getvalue()

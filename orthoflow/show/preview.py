@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import AXES, Box, Triple
 from orthoflow.show.cuts import require_same_shape, require_volume
+from orthoflow.show.objects import PALETTE, choose_inks, with_objects
 from orthoflow.show.panels import (
     Scale,
+    Scene,
     Volume,
     class_column,
     dissent_column,
@@ -18,7 +22,7 @@ from orthoflow.show.panels import (
     share,
 )
 from orthoflow.show.png import require_writable, write_png
-from orthoflow.show.sheet import draw
+from orthoflow.show.sheet import Column, Key, cut_rows, draw
 
 
 def preview(  # noqa: PLR0913 - everything a picture can show, by name
@@ -26,6 +30,7 @@ def preview(  # noqa: PLR0913 - everything a picture can show, by name
     image: Volume,
     *,
     labels: Volume | None = None,
+    objects: bool = False,
     probability: Volume | None = None,
     disagreement: Volume | None = None,
     box: Box | None = None,
@@ -45,7 +50,9 @@ def preview(  # noqa: PLR0913 - everything a picture can show, by name
     image
         One channel of the region (z, y, x), any real dtype.
     labels
-        Classes or instances (z, y, x), 0 is background.
+        Classes or objects (z, y, x), 0 is background.
+    objects
+        Whether the labels are objects: then neighbours get different colours.
     probability
         Of the foreground (z, y, x): floats in 0..1, or integers in shares of their dtype's maximum.
     disagreement
@@ -74,14 +81,29 @@ def preview(  # noqa: PLR0913 - everything a picture can show, by name
 
     scene = make_scene(image, _guide(labels, probability), Scale(voxel_size, unit), origin)
     columns = [image_column(scene)]
-    if labels is not None:
+    if labels is not None and objects:
+        columns.append(_objects_column(scene, labels))
+    elif labels is not None:
         columns.append(class_column(scene, "labels", labels, share(labels)))
     if probability is not None:
         columns.append(probability_column(scene, probability))
     if disagreement is not None:
         columns.append(dissent_column(scene, disagreement))
     title = _bounds(box) if title is None and box is not None else title
-    write_png(path, draw(columns, scene.cuts, bars=scene.bars, title=title))
+    write_png(path, draw(columns, cut_rows(scene.cuts, scene.bars), title=title))
+
+
+def _objects_column(scene: Scene, labels: Volume) -> Column:
+    """Objects in colour over the image, each alike in all cuts."""
+    planes = [cut.of(labels) for cut in scene.cuts]
+    inks = choose_inks(planes)
+    pictures = (
+        with_objects(base, plane, inks, cut.outline)
+        for cut, base, plane in zip(scene.cuts, scene.bases, planes, strict=True)
+    )
+    count = int(np.count_nonzero(np.unique(labels)))
+    note = f"{count:,} object{'s' * (count != 1)}, {share(labels)}"
+    return Column("objects", tuple(pictures), note, keys=(Key("one colour each", PALETTE),))
 
 
 def _origin(box: Box, image: Volume) -> Triple:

@@ -1,9 +1,8 @@
-"""info, plan and preview as a user meets them."""
+"""info and plan as a user meets them."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -78,27 +77,3 @@ def test_plan_in_words_names_what_it_rejected(capsys):
     assert (code, err) == (0, "")
     assert "not tiles: 4,920 tiles" in out
     assert "11,540" in out
-
-
-# ---- preview
-
-
-@pytest.mark.usefixtures("here")
-def test_preview_draws_and_reports(capsys):
-    code, out, err = call(
-        capsys, *("preview", "in.zarr", "--model", "tiny", "--size", "8,16,16"), "--json"
-    )
-    assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert found["roi"] == "2:10,4:20,2:18"
-    assert 0 <= found["foreground"] <= 1
-    assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.usefixtures("here")
-def test_preview_in_words(capsys):
-    code, out, _ = call(
-        capsys, *("preview", "in.zarr", "--model", "tiny", "--at", "0,0,0"), "--picture", "p.png"
-    )
-    assert code == 0
-    assert out.startswith("wrote p.png: region 0:12,0:24,0:20")
