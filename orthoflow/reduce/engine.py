@@ -81,7 +81,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.instances not in get_args(Instances):
-            raise BadInput(f"instances {self.instances!r}; use one of {get_args(Instances)}")
+            raise BadInput(
+                f"instances {self.instances!r}; use one of {', '.join(get_args(Instances))}"
+            )
         if not 1 <= self.votes <= len(ORIENTATION_NAMES):
             raise BadInput(f"votes {self.votes} out of three orientations; use 1, 2 or 3")
 

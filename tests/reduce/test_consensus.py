@@ -187,7 +187,7 @@ def test_the_later_instance_wins_and_numbers_have_no_gaps():
 
 
 def test_a_rule_that_is_none_is_refused():
-    with pytest.raises(BadInput, match="instances 'magic'; use components or empanada"):
+    with pytest.raises(BadInput, match="instances 'magic'; use one of"):
         Rule("magic")
     with pytest.raises(BadInput, match="votes 4 out of three"):
         Rule(votes=4)
