@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orthoflow.reduce.ends import EndTable
 
 # Voxels whose outputs are floats at once.
-_SLAB = 2**21
+_SLAB = 2**19
 # Side of the boxes whose voxels are on their way at once.
 _SIDE = 96
 

@@ -15,6 +15,7 @@ from orthoflow.geometry.scale import RESAMPLE_ORDER
 from orthoflow.models.card import CPU_BATCH_PIXELS
 from orthoflow.plan.blocks import sums_bytes
 from orthoflow.plan.census import census
+from orthoflow.plan.objects import CellPlan, FlowPlan
 from orthoflow.reduce.statistics import sample_boxes
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ PROCESS_BYTES = 320 * 2**20
 # What does not grow with the block: the slab that is voted on, buffers of the writer, scratch
 # memory of convolutions. Measured runs less all other terms leave -8 to 45 MiB, most with 3-D nets.
 _SCRATCH_BYTES = 24 * 2**20
+# Outputs of some planes as floats, and what finds their cells; slabs of a flow field, and voxels on
+# their way. Measured runs of blocks of 64 and 128 voxels less all other terms.
+_CELL_BYTES, _FLOW_BYTES = 72 * 2**20, 160 * 2**20
 # Bytes of activations per network pixel where no card says: a U-Net of 32 channels in float32.
 _USUAL_ACTIVATION = 1024.0
 
@@ -126,7 +130,17 @@ def _held_bytes(plan: Plan, along: tuple[Extent, ...]) -> int:
         for array in plan.output.arrays
     )
     held = input_bytes(plan, (z.read, y.read, x.read), (z.working, y.working, x.working))
-    return held + sums + results
+    return held + sums + results + _object_bytes(plan, z, y, x)
+
+
+def _object_bytes(plan: Plan, z: Extent, y: Extent, x: Extent) -> int:
+    """Bytes that a task needs to find the cells, or the ends, of its block (measured)."""
+    if isinstance(plan.objects, CellPlan):
+        return _CELL_BYTES
+    if isinstance(plan.objects, FlowPlan):
+        field = max(map(math.prod, zip(z.sums, y.sums, x.sums, strict=True)))
+        return _FLOW_BYTES + 8 * field
+    return 0
 
 
 def input_bytes(plan: Plan, read: Triple, working: Triple) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orthoflow.plan import costs
+from orthoflow.plan.objects import FlowPlan, SolidPlan
 from orthoflow.plan.scale import duration, scale_lines, scale_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orthoflow.geometry.tiling import Tiling
+    from orthoflow.plan.objects import ObjectPlan
     from orthoflow.plan.plan import Plan, Way
 
 _WAYS = {
@@ -113,6 +115,8 @@ def explain(plan: Plan) -> str:
         f"network    {plan.card.name}, {plan.precision}, batches of {plan.batch}, "
         f"{plan.mode}, normalisation {plan.normalization.method} ({plan.normalization.scope})"
     )
+    if plan.objects is not None:
+        lines.append(f"objects    {_objects(plan.objects)}")
     # Wide enough for the sums, which are the largest.
     sums = _counts(total["patches"], total["tiles"], total["network_pixels"])
     widths = [max(10, len(text) + 2) for text in sums]
@@ -129,6 +133,20 @@ def explain(plan: Plan) -> str:
         *_work_lines(plan, numbers),
     ]
     return "\n".join(lines)
+
+
+def _objects(objects: ObjectPlan) -> str:
+    """How objects are found, in a line."""
+    rule = objects.rule
+    least = f", at least {rule.min_size:,} voxels" if rule.min_size else ""
+    if isinstance(objects, SolidPlan):
+        return f"{objects.rule.kind} of the classes{least}"
+    if isinstance(objects, FlowPlan):
+        reach = f"followed for {objects.flow.steps} steps, {objects.flow.reach} voxels far"
+        return f"one flow field ({objects.combination} of the orientations), {reach}{least}"
+    cells, own = objects.cells, objects.rule
+    votes = f", votes {own.votes}" if own.instances in ("components", "empanada") else ""
+    return f"{own.instances}{votes}, middles up to {cells.reach} pixels away{least}"
 
 
 def _counts(patches: int, tiles: int, pixels: int) -> tuple[str, str, str]:

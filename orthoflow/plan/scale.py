@@ -13,8 +13,10 @@ import numpy as np
 from orthoflow.geometry.levels import relative_factors, slab_depth
 from orthoflow.plan import costs
 from orthoflow.plan.gets import count_gets, pieces_along
+from orthoflow.plan.objects import CellPlan, FlowPlan, SolidPlan
 
 if TYPE_CHECKING:
+    from orthoflow.geometry.box import Triple
     from orthoflow.geometry.output import ArraySpec, LevelSpec
     from orthoflow.plan.gets import Piece
     from orthoflow.plan.plan import Plan
@@ -50,6 +52,10 @@ class Requests:
     input_gets: int
     """Of each block, for what it reads; a chunk for each channel."""
     pyramid_gets: int
+    passes_gets: int
+    """Of the passes that make objects, where there are any: their input and tables; about."""
+    passes_puts: int
+    """Tables of these passes, and the markers of labels."""
     marker_gets: int
     """Where several jobs share a run, the last one reads every marker."""
     block_puts: int
@@ -62,12 +68,12 @@ class Requests:
     @property
     def gets(self) -> int:
         """All GETs."""
-        return self.input_gets + self.pyramid_gets + self.marker_gets
+        return self.input_gets + self.pyramid_gets + self.passes_gets + self.marker_gets
 
     @property
     def puts(self) -> int:
         """All PUTs."""
-        return self.block_puts + self.pyramid_puts + self.other_puts
+        return self.block_puts + self.pyramid_puts + self.passes_puts + self.other_puts
 
     @property
     def dollars(self) -> float:
@@ -104,6 +110,8 @@ def requests_of(plan: Plan) -> Requests:
     return Requests(
         input_gets=costs.total_work(plan).gets,
         pyramid_gets=pyramid,
+        passes_gets=_passes_gets(plan),
+        passes_puts=sum(_passes(plan)[1:]) * blocks,
         marker_gets=blocks if jobs > 1 else 0,
         block_puts=finest + blocks,
         pyramid_puts=coarser + boxes,
@@ -118,7 +126,8 @@ def tasks_of(plan: Plan) -> int:
     tasks = len(part.blocks)
     if tasks > 1:
         tasks = 2 * tasks + sum(len(plan.neighbours(part, block)) for block in part.blocks)
-    return round(plan.block_count * tasks / len(part.blocks)) + _boxes(plan)
+    once = round(plan.block_count * tasks / len(part.blocks)) + _boxes(plan)
+    return once + _passes(plan)[0] * plan.block_count
 
 
 def workers_of(plan: Plan) -> int:
@@ -210,6 +219,38 @@ def duration(seconds: float) -> str:
         return f"{seconds / 60:.0f} min"
     hours = seconds / 3600
     return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def _passes(plan: Plan) -> tuple[int, int, int]:
+    """Passes over labels, tables that they and what lies between them leave of a block, markers."""
+    objects = plan.objects
+    if objects is None:
+        return 0, 0, 0
+    passes, tables = {CellPlan: (3, 4), FlowPlan: (1, 2), SolidPlan: (2, 2)}[type(objects)]
+    return (passes + 1, tables + 2, 1) if objects.rule.fill_holes else (passes, tables, 1)
+
+
+def _passes_gets(plan: Plan) -> int:
+    """GETs of the passes over labels, but for the planes next to a block, which one of them reads."""
+    passes, tables, _ = _passes(plan)
+    arrays = [a for a in plan.output.arrays if a.stage == "blocks" and not a.pyramid]
+    voxels = sum(_block_gets(array.levels[0], plan.block) for array in arrays)
+    # Tables are read when they are summed up, twice, and by the passes that follow.
+    return passes * voxels + 3 * tables * plan.block_count
+
+
+def _block_gets(level: LevelSpec, block: Triple) -> int:
+    """GETs for which every block of a level is read once."""
+    along = []
+    for axis, side in enumerate(block):
+        size = level.shape[axis]
+        counts: Counter[Piece] = Counter()
+        for start in range(0, size, side):
+            span = (start, min(start + side, size))
+            pieces = pieces_along(span, size, chunk=level.chunk[axis], shard=level.shard[axis])
+            counts.update(pieces)
+        along.append(counts)
+    return count_gets(along)
 
 
 def _shards(array: ArraySpec, level: LevelSpec) -> int:
