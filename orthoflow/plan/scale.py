@@ -231,7 +231,7 @@ def _passes(plan: Plan) -> tuple[int, int, int]:
 
 
 def _passes_gets(plan: Plan) -> int:
-    """GETs of the passes over labels, but for the planes next to a block, which one of them reads."""
+    """GETs of the passes over labels, without those for the planes next to a block."""
     passes, tables, _ = _passes(plan)
     arrays = [a for a in plan.output.arrays if a.stage == "blocks" and not a.pyramid]
     voxels = sum(_block_gets(array.levels[0], plan.block) for array in arrays)
