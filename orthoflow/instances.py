@@ -16,6 +16,7 @@ import numpy as np
 from orthoflow import driver, passes
 from orthoflow.errors import BadInput, BlockFailed
 from orthoflow.job import Tally
+from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.passes import LabelJob
 from orthoflow.records import fingerprint_of
 from orthoflow.reduce.engine import Rule, id_dtype, object_lookups
@@ -101,6 +102,7 @@ def make_instances(drive: driver.Drive, job: LabelJob, rule: Rule) -> Tally:
     BlockFailed
         When a pass fails over a block.
     """
+    keep_freed_memory()
     tally = Tally()
     depth, height, width = map(range, _grid(job))
     numbers = list(itertools.product(depth, height, width))

@@ -15,6 +15,7 @@ import numpy as np
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.job import Tally
+from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.reduce.blocktables import BlockTables, block_tables
 from orthoflow.reduce.engine import block_objects
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES
@@ -74,7 +75,7 @@ class LabelJob:
 
 def look(job: LabelJob, number: Triple) -> Tally:
     """Tables of the fragments of a block."""
-    box, tally = job.box_of(number), Tally(blocks=1)
+    box, tally = _started(job, number)
     with tally.stage("read labels"):
         labels = _labels(job, box, tally, further=1)
     with tally.stage("tables"):
@@ -87,7 +88,7 @@ def look(job: LabelJob, number: Triple) -> Tally:
 
 def count(job: LabelJob, number: Triple) -> Tally:
     """Triples of objects in a block."""
-    box, tally = job.box_of(number), Tally(blocks=1)
+    box, tally = _started(job, number)
     objects = _objects(job, number, _lookups(job, number), tally)
     with tally.stage("triples"):
         found = triples(objects, box.start)
@@ -97,7 +98,7 @@ def count(job: LabelJob, number: Triple) -> Tally:
 
 def paint(job: LabelJob, number: Triple) -> Tally:
     """Labels of a block: written, then marked."""
-    box, tally = job.box_of(number), Tally(blocks=1)
+    box, tally = _started(job, number)
     tally.voxels = box.voxels
     lookups = _lookups(job, number)
     objects = _objects(job, number, lookups, tally)
@@ -137,6 +138,12 @@ def tables_at(job: LabelJob, number: Triple) -> BlockTables:
 def triples_at(job: LabelJob, number: Triple) -> Triples:
     """What `count` found of a block."""
     return _kept(job, job.rule_key, TRIPLES, number, Triples)
+
+
+def _started(job: LabelJob, number: Triple) -> tuple[Box, Tally]:
+    """Voxels of a block, and a tally for what is done to it."""
+    keep_freed_memory()
+    return job.box_of(number), Tally(blocks=1)
 
 
 def _write(

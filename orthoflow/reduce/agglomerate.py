@@ -17,14 +17,16 @@ Then a voxel is what most of its nodes name (`decide`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from orthoflow.reduce.fragments import Int
-from orthoflow.reduce.tables import Crossings, Nodes, Rows, Tables, tally
+from orthoflow.reduce.tables import Crossings, Nodes, Overlaps, Rows, Tables, tally
 from orthoflow.reduce.triples import Triples
+
+_Table = TypeVar("_Table", Overlaps, Crossings)
 
 # Two fifths: the least share of voxels in common that joins clusters and lets a node bear a name.
 _SHARE, _OF = 2, 5
@@ -86,8 +88,7 @@ def agglomerate(tables: Tables) -> Clusters:
     orientations may be missing; with a single one nothing is moved, and every node has a name.
     """
     nodes = tables.nodes
-    crossings = tables.crossings
-    crossings = crossings.take(nodes.klass[crossings.a - 1] == nodes.klass[crossings.b - 1])
+    crossings = _of_one_class(tables.crossings, nodes)
     cluster = _moved(_joined(nodes.area, _edges(tables, crossings)), crossings)
     nameless = _nameless(cluster, tables, crossings)
     return _numbered(cluster, nameless, nodes)
@@ -138,18 +139,27 @@ def decide(triples: Triples, *, votes: int, named: int) -> Int:
 def _edges(tables: Tables, crossings: Crossings) -> _Edges:
     """Edges between nodes, numbered from 0."""
     nodes, overlaps, contacts = tables.nodes, tables.overlaps, tables.contacts
-    overlaps = overlaps.take(nodes.klass[overlaps.a - 1] == nodes.klass[overlaps.b - 1])
+    overlaps = _of_one_class(overlaps, nodes)
     union = nodes.area[overlaps.a - 1] + nodes.area[overlaps.b - 1] - overlaps.count
     across = crossings.on_a + crossings.on_b - crossings.count
     none = np.zeros(len(overlaps) + len(crossings), np.int64)
     touch = np.zeros(len(contacts), np.int64)
-    return _Edges.pooled(
-        np.concatenate([overlaps.a, crossings.a, contacts.a]) - 1,
-        np.concatenate([overlaps.b, crossings.b, contacts.b]) - 1,
+    one = np.concatenate([overlaps.a, crossings.a, contacts.a]) - 1
+    other = np.concatenate([overlaps.b, crossings.b, contacts.b]) - 1
+    # No pair of nodes is in two tables, nor twice in one.
+    return _Edges(
+        np.minimum(one, other),
+        np.maximum(one, other),
         np.concatenate([overlaps.count, crossings.count, touch]),
         np.concatenate([union, across, touch]),
         np.concatenate([none, contacts.count]),
     )
+
+
+def _of_one_class(pairs: _Table, nodes: Nodes) -> _Table:
+    """Pairs of nodes of the same class."""
+    same = nodes.klass[pairs.a - 1] == nodes.klass[pairs.b - 1]
+    return pairs if same.all() else pairs.take(same)
 
 
 def _joined(area: Int, edges: _Edges) -> Int:

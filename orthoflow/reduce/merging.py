@@ -12,6 +12,7 @@ from orthoflow.geometry.box import Triple
 from orthoflow.reduce.blocktables import BlockTables, Faces
 from orthoflow.reduce.columns import joined, sort_order
 from orthoflow.reduce.fragments import FRAMES, Int, Runs, groups, meetings
+from orthoflow.reduce.lines import add_lines, line_extents, line_places
 from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Tables, tally
 
 # Rows of pairs that wait before they are summed up.
@@ -58,8 +59,8 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
     a, b, shared = _across(faces, fragments.orientation, shape)
     alike = label[a] == label[b]
     node, nodes = _join(fragments, groups(len(label), a[alike], b[alike]))
-    sums = _Sums(2), _Sums(2), _Sums(2), _Sums(3)
-    overlaps, contacts, crossings, lines = sums
+    overlaps, contacts, crossings = _Sums(2), _Sums(2), _Sums(2)
+    lines, places = np.zeros(int(line_extents(nodes).sum()), np.int64), line_places(nodes)
     sides = ~alike & (shared > 0)
     contacts.add(np.sort([node[a[sides]], node[b[sides]]], axis=0), shared[sides])
     for index, block in enumerate(blocks):
@@ -77,16 +78,13 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
                 behind = starts[tuple(start)]
                 there = node[bounds[behind, orientation] + ahead.b - 1]
                 overlaps.add(np.stack([here[ahead.a], there]), ahead.count)
-        table_lines = block.lines
-        lines.add(
-            np.stack([here[table_lines.fragment], table_lines.other, table_lines.plane]),
-            table_lines.count,
-        )
+        if len(block.lines):
+            add_lines(lines, places, block.fragments, here[1:] - 1, block.lines)
     tables = Tables(
         shape,
         nodes,
         Overlaps(*overlaps.total()),
-        _crossings(nodes, crossings.total(), lines.total()),
+        _crossings(nodes, places, lines, *crossings.total()),
         Contacts(*contacts.total()),
     )
     return Merged(tables, node, bounds)
@@ -189,16 +187,12 @@ def _join(fragments: Nodes, group: Int) -> tuple[Int, Nodes]:
     return number[group], nodes
 
 
-def _crossings(nodes: Nodes, pairs: list[Int], lines: list[Int]) -> Crossings:
-    """Crossings from voxels in both nodes and voxels of each on the lines."""
-    a, b, count = pairs
-    orientation = nodes.orientation.astype(np.int64)
-    planes = 1 + int(nodes.plane.max(initial=0))
-    # Sorted, as the lines are.
-    known = (lines[0] * 3 + lines[1]) * planes + lines[2]
+def _crossings(nodes: Nodes, places: Int, lines: Int, a: Int, b: Int, count: Int) -> Crossings:
+    """Crossings from voxels in both nodes, and voxels of each node on its lines."""
 
     def on(node: Int, other: Int) -> Int:
-        key = (node * 3 + orientation[other - 1]) * planes + nodes.plane[other - 1]
-        return lines[3][np.searchsorted(known, key)]
+        orientation, plane = nodes.orientation[other - 1], nodes.plane[other - 1]
+        counts: Int = lines[places[orientation, node - 1] + plane]
+        return counts
 
     return Crossings(a, b, count, on(a, b), on(b, a))

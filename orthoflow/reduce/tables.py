@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orthoflow.geometry.box import Triple
-from orthoflow.reduce.columns import sort_order
+from orthoflow.reduce.columns import grouped
 from orthoflow.reduce.fragments import Int
 
 
@@ -27,14 +27,9 @@ def tally(keys: Sequence[Int], count: Int) -> tuple[list[Int], Int]:
     """
     if not len(count):
         return [key[:0] for key in keys], count[:0]
-    order = sort_order(keys)
-    columns = [key[order] for key in keys]
-    new = np.zeros(len(order), np.bool_)
-    new[0] = True
-    for column in columns:
-        new[1:] |= column[1:] != column[:-1]
-    first = np.flatnonzero(new)
-    return [column[first] for column in columns], np.add.reduceat(count[order], first)
+    order, begin = grouped(keys)
+    first = order[begin]
+    return [key[first] for key in keys], np.add.reduceat(count[order], begin)
 
 
 class Rows:
@@ -51,7 +46,9 @@ class Rows:
 
     def take(self, rows: npt.NDArray[np.generic]) -> Self:
         """Only `rows`, a mask or numbers from 0."""
-        return type(self)(**{name: column[rows] for name, column in self.columns().items()})
+        places = np.arange(len(self))[rows]
+        columns = self.columns().items()
+        return type(self)(**{name: column.take(places, axis=0) for name, column in columns})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orthoflow.errors import BadInput
 from orthoflow.reduce.consensus import Claims, Decision, settle
 from orthoflow.reduce.engine import Rule, consensus_labels, consensus_of
+from orthoflow.reduce.fragments import slabs
 from orthoflow.reduce.matching import match_stacks
 from orthoflow.reduce.tables import tables_of
 from orthoflow.reduce.triples import Triples, apply, merged, triples
@@ -95,6 +96,20 @@ def test_labels_are_the_same_bytes_for_any_block(block, seed, how, instances):
         cut.instances.columns().values(), whole.instances.columns().values(), strict=True
     ):
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("voxels", [1, 100, 250])
+@pytest.mark.parametrize("instances", ["components", "empanada"])
+def test_slabs_that_are_worked_on_at_a_time_do_not_show(monkeypatch, voxels, instances):
+    labels = oracle.volumes(3, SHAPE, classes=2)
+    expected = consensus_of(labels, Rule(instances), label_divisor=100)
+    monkeypatch.setattr("orthoflow.reduce.fragments._SLAB", voxels)
+    assert len(list(slabs(SHAPE[0], SHAPE[1] * SHAPE[2]))) > 2
+    for block in (None, (4, 3, 5)):
+        found = consensus_of(labels, Rule(instances), label_divisor=100, block=block)
+        assert found.labels.tobytes() == expected.labels.tobytes()
+        for name in labels:
+            assert found.stacks[name].tobytes() == expected.stacks[name].tobytes()
 
 
 def test_instances_are_described_by_their_own_voxels():
