@@ -8,7 +8,8 @@ a function of the tables, which do not depend on how the volume was cut (docs/de
    that are each other's best partner join; never two that touch in a plane. This is average linkage
    with constraints, as in Bailoni et al. 2022, arXiv:1906.11713 (GASP), with pooled counts for
    weights.
-2. *Move.* A node goes to the cluster that covers most of it in the other orientations.
+2. *Move.* A node goes to the cluster that covers most of it in the other orientations, unless it
+   touches a node of that cluster.
 3. *Name.* A node that its cluster does not cover is nameless: it says foreground, and no more.
 
 Then a voxel is what most of its nodes name (`decide`).
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orthoflow.reduce.fragments import Int
-from orthoflow.reduce.tables import Crossings, Nodes, Overlaps, Rows, Tables, tally
+from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Rows, Tables, tally
 from orthoflow.reduce.triples import Triples
 
 _Table = TypeVar("_Table", Overlaps, Crossings)
@@ -89,7 +90,7 @@ def agglomerate(tables: Tables) -> Clusters:
     """
     nodes = tables.nodes
     crossings = _of_one_class(tables.crossings, nodes)
-    cluster = _moved(_joined(nodes.area, _edges(tables, crossings)), crossings)
+    cluster = _moved(_joined(nodes.area, _edges(tables, crossings)), crossings, tables.contacts)
     nameless = _nameless(cluster, tables, crossings)
     return _numbered(cluster, nameless, nodes)
 
@@ -204,10 +205,12 @@ def _couples(area: Int, edges: _Edges) -> tuple[Int, Int]:
     return a, partner[a]
 
 
-def _moved(cluster: Int, crossings: Crossings) -> Int:
+def _moved(cluster: Int, crossings: Crossings, contacts: Contacts) -> Int:
     """Clusters after each node went to the one that covers most of it.
 
-    Of equal ones it stays in its own if it can, else takes the lowest.
+    Of equal ones it stays in its own if it can, else takes the lowest. It stays as well if it
+    touches a node of the other one: else two clusters, each of which holds planes of one
+    orientation that belong to the other, might change places.
     """
     a, b = crossings.a - 1, crossings.b - 1
     keys = [np.concatenate([a, b]), np.concatenate([cluster[b], cluster[a]])]
@@ -217,6 +220,10 @@ def _moved(cluster: Int, crossings: Crossings) -> Int:
     first = np.flatnonzero(np.diff(node, prepend=-1))
     moved = cluster.copy()
     moved[node[first]] = to[first]
+    touching = np.concatenate([contacts.a, contacts.b]) - 1
+    touched = np.concatenate([contacts.b, contacts.a]) - 1
+    barred = touching[moved[touching] == cluster[touched]]
+    moved[barred] = cluster[barred]
     return moved
 
 
