@@ -5,7 +5,8 @@ a function of the tables, which do not depend on how the volume was cut (docs/de
 
 1. *Join.* What two clusters have in common is summed over all pairs of their nodes that neighbour
    (consecutive planes of one orientation) or cross (two orientations). Each round, any two clusters
-   that are each other's best partner join; never two that touch in a plane. This is average linkage
+   that are each other's best partner join; never two that touch in a plane. In one orientation
+   alone, small clusters that are left then join those that cover them. This is average linkage
    with constraints, as in Bailoni et al. 2022, arXiv:1906.11713 (GASP), with pooled counts for
    weights.
 2. *Move.* A node goes to the cluster that covers most of it in the other orientations, unless it
@@ -17,6 +18,7 @@ Then a voxel is what most of its nodes name (`decide`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -29,11 +31,27 @@ from orthoflow.reduce.triples import Triples
 
 _Table = TypeVar("_Table", Overlaps, Crossings)
 
-# Two fifths: the least share of voxels in common that joins clusters and lets a node bear a name.
-_SHARE, _OF = 2, 5
 # What is added to the union before the share is taken, in diameters of the smaller cluster (square
 # roots of its pixels): little evidence must be good evidence, whatever the size of the objects.
 _DIAMETERS = 3
+
+
+class _Bond(NamedTuple):
+    """Clusters join that have more than `part` / `whole` in common: of the union or the smaller."""
+
+    part: int
+    whole: int
+    of_smaller: bool = False
+
+
+# What joins clusters, one after the other, by the number of orientations: the fewer there are to
+# confirm what is there, the less is asked for. In one alone the cap of a round object, a third of
+# the next plane, has nothing else to hold on to, and the last pixels of it less than that.
+_BONDS = {
+    1: (_Bond(1, 4), _Bond(1, 2, of_smaller=True)),
+    2: (_Bond(1, 3),),
+    3: (_Bond(2, 5),),
+}
 
 
 class Clusters(NamedTuple):
@@ -89,9 +107,15 @@ def agglomerate(tables: Tables) -> Clusters:
     orientations may be missing; with a single one nothing is moved, and every node has a name.
     """
     nodes = tables.nodes
+    views = len(np.unique(nodes.orientation))
+    bonds = _BONDS[max(views, 1)]
     crossings = _of_one_class(tables.crossings, nodes)
-    cluster = _moved(_joined(nodes.area, _edges(tables, crossings)), crossings, tables.contacts)
-    nameless = _nameless(cluster, tables, crossings)
+    joined = _joined(nodes.area, _edges(tables, crossings), bonds)
+    cluster = _moved(joined, crossings, tables.contacts)
+    covered = _covered(cluster, crossings)
+    due = bonds[0].part * (views - 1) * nodes.area
+    nameless = np.asarray(bonds[0].whole * covered < due)
+    nameless[_beside(cluster, covered, nameless, tables.contacts)] = True
     return _numbered(cluster, nameless, nodes)
 
 
@@ -163,35 +187,42 @@ def _of_one_class(pairs: _Table, nodes: Nodes) -> _Table:
     return pairs if same.all() else pairs.take(same)
 
 
-def _joined(area: Int, edges: _Edges) -> Int:
+def _joined(area: Int, edges: _Edges, bonds: Sequence[_Bond]) -> Int:
     """Cluster of each node, named by its lowest node, from 0."""
     cluster, area = np.arange(len(area)), area.copy()
-    while True:
-        a, b = _couples(area, edges)
-        if not len(a):
-            return cluster
-        area[a] += area[b]
-        to = np.arange(len(area))
-        to[b] = a
-        cluster = to[cluster]
-        # Only edges of the clusters that changed have to be summed anew.
-        changed = np.zeros(len(area), np.bool_)
-        changed[a] = changed[b] = True
-        stale = changed[edges.a] | changed[edges.b]
-        old, kept = edges.take(stale), edges.take(~stale)
-        fresh = _Edges.pooled(to[old.a], to[old.b], old.common, old.union, old.foes)
-        columns = zip(kept.columns().values(), fresh.columns().values(), strict=True)
-        edges = _Edges(*(np.concatenate(pair) for pair in columns))
+    for bond in bonds:
+        while True:
+            a, b = _couples(area, edges, bond)
+            if not len(a):
+                break
+            area[a] += area[b]
+            to = np.arange(len(area))
+            to[b] = a
+            cluster = to[cluster]
+            edges = _renamed(edges, to, np.append(a, b))
+    return cluster
 
 
-def _couples(area: Int, edges: _Edges) -> tuple[Int, Int]:
+def _renamed(edges: _Edges, to: Int, changed: Int) -> _Edges:
+    """Edges of clusters that now have the names `to`, summed: only those `changed` need it."""
+    some = np.zeros(len(to), np.bool_)
+    some[changed] = True
+    stale = some[edges.a] | some[edges.b]
+    old, kept = edges.take(stale), edges.take(~stale)
+    fresh = _Edges.pooled(to[old.a], to[old.b], old.common, old.union, old.foes)
+    columns = zip(kept.columns().values(), fresh.columns().values(), strict=True)
+    return _Edges(*(np.concatenate(pair) for pair in columns))
+
+
+def _couples(area: Int, edges: _Edges, bond: _Bond) -> tuple[Int, Int]:
     """Clusters a < b that are each other's best partner."""
     smaller = np.minimum(area[edges.a], area[edges.b])
     # Exact below 2**52 pixels: the root is correctly rounded, and no integer lies in between.
     union = edges.union + _DIAMETERS * np.sqrt(smaller).astype(np.int64)
-    good = np.flatnonzero((_OF * edges.common > _SHARE * union) & (edges.foes == 0))
+    of = smaller if bond.of_smaller else union
+    good = np.flatnonzero((bond.whole * edges.common > bond.part * of) & (edges.foes == 0))
     # One rounding, of two integers below 2**53: the same number on any machine.
-    share = edges.common[good] / union[good]
+    share = edges.common[good] / of[good]
     one = np.concatenate([edges.a[good], edges.b[good]])
     other = np.concatenate([edges.b[good], edges.a[good]])
     share = np.concatenate([share, share])
@@ -227,21 +258,22 @@ def _moved(cluster: Int, crossings: Crossings, contacts: Contacts) -> Int:
     return moved
 
 
-def _nameless(cluster: Int, tables: Tables, crossings: Crossings) -> npt.NDArray[np.bool_]:
-    """Nodes that their cluster covers too little, or less than one of its nodes that they touch."""
-    nodes, contacts = tables.nodes, tables.contacts
+def _covered(cluster: Int, crossings: Crossings) -> Int:
+    """Voxels of each node in nodes of its cluster of the other orientations."""
     a, b = crossings.a - 1, crossings.b - 1
     same = cluster[a] == cluster[b]
-    covered = np.zeros(len(nodes), np.int64)
+    covered = np.zeros(len(cluster), np.int64)
     for node in (a, b):
         np.add.at(covered, node[same], crossings.count[same])
-    others = len(np.unique(nodes.orientation)) - 1
-    nameless = np.asarray(_OF * covered < _SHARE * others * nodes.area)
+    return covered
+
+
+def _beside(cluster: Int, covered: Int, nameless: npt.NDArray[np.bool_], contacts: Contacts) -> Int:
+    """Nodes that touch a node of their cluster which is covered more, or as much and is lower."""
     a, b = contacts.a - 1, contacts.b - 1
     both = (cluster[a] == cluster[b]) & ~nameless[a] & ~nameless[b]
     a, b = a[both], b[both]
-    nameless[np.where(covered[a] >= covered[b], b, a)] = True
-    return nameless
+    return np.asarray(np.where(covered[a] >= covered[b], b, a))
 
 
 def _numbered(cluster: Int, nameless: npt.NDArray[np.bool_], nodes: Nodes) -> Clusters:

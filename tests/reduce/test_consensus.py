@@ -131,6 +131,17 @@ def test_one_orientation_alone_gives_its_stack():
     )
 
 
+@pytest.mark.parametrize("instances", ["components", "empanada"])
+def test_no_more_votes_are_asked_for_than_there_are_orientations(instances):
+    labels = oracle.volumes(8, SHAPE)
+    for seen in (["xz"], ["xy", "yz"]):
+        views = {name: labels[name] for name in seen}
+        expected = consensus_labels(views, instances=instances, votes=len(seen))
+        found = consensus_labels(views, instances=instances, votes=3)
+        assert expected.max() > 1
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_piece_without_a_partner_joins_what_covers_it():
     labels = np.zeros((3, 4, 6), int)
     labels[:, :, :] = 1
