@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from orthoflow.reduce.fragments import Int
+
+Columns = Sequence[npt.NDArray[Any]]
+
+# Bytes of tables that may wait before they are summed up.
+_PENDING = 2**25
+
+
+class Sums:
+    """Sum of tables that come one after the other.
+
+    Beside the sum no more is held than tables of its size, or of 32 MB, and the last one.
+
+    Parameters
+    ----------
+    none
+        Columns of a table without rows.
+    summed
+        Gives columns with one row per key, from columns in which keys repeat.
+    """
+
+    def __init__(self, none: Columns, summed: Callable[[Columns], Columns]) -> None:
+        self._sum = none
+        self._summed = summed
+        self._waiting: list[Columns] = []
+        self._bytes = 0
+
+    def add(self, table: Columns) -> None:
+        """Add a table."""
+        self._waiting.append(table)
+        self._bytes += _bytes(table)
+        if self._bytes > max(_PENDING, _bytes(self._sum)):
+            self.total()
+
+    def total(self) -> Columns:
+        """Columns of the sum of all tables so far."""
+        if self._waiting:
+            self._sum = self._summed(joined([self._sum, *self._waiting]))
+            self._waiting, self._bytes = [], 0
+        return self._sum
+
+
+def _bytes(table: Columns) -> int:
+    return sum(column.nbytes for column in table)
 
 
 def joined(tables: Iterable[Iterable[npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:

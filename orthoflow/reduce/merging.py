@@ -10,13 +10,10 @@ import numpy.typing as npt
 
 from orthoflow.geometry.box import Triple
 from orthoflow.reduce.blocktables import BlockTables, Faces
-from orthoflow.reduce.columns import joined, sort_order
+from orthoflow.reduce.columns import Columns, Sums, joined, sort_order
 from orthoflow.reduce.fragments import FRAMES, Int, Runs, groups, meetings
 from orthoflow.reduce.lines import add_lines, line_extents, line_places
 from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Tables, tally
-
-# Rows of pairs that wait before they are summed up.
-_PENDING = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +56,16 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
     a, b, shared = _across(faces, fragments.orientation, shape)
     alike = label[a] == label[b]
     node, nodes = _join(fragments, groups(len(label), a[alike], b[alike]))
-    overlaps, contacts, crossings = _Sums(2), _Sums(2), _Sums(2)
+    overlaps, contacts, crossings = _pairs(), _pairs(), _pairs()
     lines, places = np.zeros(int(line_extents(nodes).sum()), np.int64), line_places(nodes)
     sides = ~alike & (shared > 0)
-    contacts.add(np.sort([node[a[sides]], node[b[sides]]], axis=0), shared[sides])
+    contacts.add([*np.sort([node[a[sides]], node[b[sides]]], axis=0), shared[sides]])
     for index, block in enumerate(blocks):
         here = np.concatenate([np.zeros(1, np.int64), node[bounds[index, 0] : bounds[index, 3]]])
         near = block.contacts
-        contacts.add(np.sort([here[near.a], here[near.b]], axis=0), near.count)
+        contacts.add([*np.sort([here[near.a], here[near.b]], axis=0), near.count])
         for table, total in ((block.overlaps, overlaps), (block.crossings, crossings)):
-            total.add(np.stack([here[table.a], here[table.b]]), table.count)
+            total.add([here[table.a], here[table.b], table.count])
         for orientation, frame in enumerate(FRAMES):
             of = block.fragments.orientation[block.ahead.a - 1] == orientation
             if of.any():
@@ -77,7 +74,7 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
                 start[frame.stack] = block.box.stop[frame.stack]
                 behind = starts[tuple(start)]
                 there = node[bounds[behind, orientation] + ahead.b - 1]
-                overlaps.add(np.stack([here[ahead.a], there]), ahead.count)
+                overlaps.add([here[ahead.a], there, ahead.count])
         if len(block.lines):
             add_lines(lines, places, block.fragments, here[1:] - 1, block.lines)
     tables = Tables(
@@ -90,26 +87,15 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
     return Merged(tables, node, bounds)
 
 
-class _Sums:
-    """Sums by key over tables that come one after the other."""
+def _pairs() -> Sums:
+    """Sums of counts by pairs of nodes."""
 
-    def __init__(self, keys: int) -> None:
-        self._parts = [[np.zeros(0, np.int64)] * (keys + 1)]
-        self._waiting = 0
-
-    def add(self, keys: Int, count: Int) -> None:
-        """Add `count` (n,) to what is known of `keys` (k, n)."""
-        self._parts.append([*keys, count])
-        self._waiting += len(count)
-        if self._waiting > max(_PENDING, len(self._parts[0][0])):
-            self.total()
-
-    def total(self) -> list[Int]:
-        """Key columns, sorted, and sums."""
-        *keys, count = joined(self._parts)
+    def summed(columns: Columns) -> Columns:
+        *keys, count = columns
         keys, count = tally(keys, count)
-        self._parts, self._waiting = [[*keys, count]], 0
-        return self._parts[0]
+        return [*keys, count]
+
+    return Sums([np.zeros(0, np.int64)] * 3, summed)
 
 
 def _collect(

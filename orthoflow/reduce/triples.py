@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orthoflow.geometry.box import Triple
-from orthoflow.reduce.columns import grouped, joined
+from orthoflow.reduce.columns import Columns, Sums, grouped
 from orthoflow.reduce.fragments import Int, Runs, runs_of, slabs
 from orthoflow.reduce.tables import Rows
 
@@ -72,9 +72,15 @@ def _slab(objects: Sequence[npt.NDArray[np.integer]], start: Triple) -> Triples:
 
 
 def merged(tables: Iterable[Triples]) -> Triples:
-    """Triples of several blocks together, in any order."""
-    parts = [tuple(table.columns().values()) for table in tables]
-    return _summed(Triples(*joined(parts)))
+    """Triples of several blocks together, in any order; `tables` may come from a store."""
+    sums = Sums(_columns(_NONE), lambda columns: _columns(_summed(Triples(*columns))))
+    for table in tables:
+        sums.add(_columns(table))
+    return Triples(*sums.total())
+
+
+def _columns(table: Triples) -> Columns:
+    return [table.objects, table.count, table.box]
 
 
 def apply(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,27 @@ def test_triples_add_up_over_blocks_and_label_every_voxel(seed, block):
         box = [*points.min(axis=0), *(points.max(axis=0) + 1)]
         np.testing.assert_array_equal(whole.box[row], box)
     assert (painted[(stacked == 0).all(axis=-1)] == 0).all()
+
+
+@pytest.mark.parametrize("waiting", [0, 10**3, 10**9])
+def test_triples_of_blocks_are_let_go_as_soon_as_they_are_counted(monkeypatch, waiting):
+    monkeypatch.setattr("orthoflow.reduce.columns._PENDING", waiting)
+    objects = [np.random.default_rng(o).integers(0, 3, (1, 20, 20)) for o in range(3)]
+    expected = triples([np.repeat(o, 50, axis=0) for o in objects])
+    held = []
+
+    def blocks():
+        for z in range(50):
+            table = triples(objects, (z, 0, 0))
+            held.append(weakref.ref(table.count))
+            yield table
+            if not waiting:
+                # What is being counted, what waits, and what the loop that counts still names.
+                assert sum(one() is not None for one in held) <= 3
+
+    found = merged(blocks())
+    for one, two in zip(found.columns().values(), expected.columns().values(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_triple_that_was_never_counted_is_found():
