@@ -15,6 +15,7 @@ from orthoflow.decisions import INSTANCES, WHOLE, Desk, decide
 from orthoflow.errors import BadInput
 from orthoflow.geometry.output import CLASSES, ENDS, PLANES
 from orthoflow.job import Tally
+from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.passes import LabelJob
 from orthoflow.records import fingerprint_of
 from orthoflow.reduce.fragments import ORIENTATION_NAMES
@@ -123,6 +124,7 @@ def make_instances(drive: driver.Drive, job: LabelJob) -> Tally:
     BlockFailed
         When a pass fails over a block.
     """
+    keep_freed_memory()
     depth, height, width = map(range, _grid(job))
     desk = Desk(drive, job, list(itertools.product(depth, height, width)), Tally())
     storage = drive.options.storage_option

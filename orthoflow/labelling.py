@@ -17,6 +17,7 @@ from orthoflow.errors import BadInput
 from orthoflow.finishing import complete, done_blocks
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.facts import VolumeFacts
+from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.options import CONSENSUS_OPTIONS, WORK, Options, triple, wish_of
 from orthoflow.plan.labels import LabelPlan, plan_labels
 from orthoflow.records import fingerprint_of, machine_facts, require_same
@@ -82,6 +83,7 @@ def consensus(
         facts[name], arrays[name] = open_labels(name, one, wishes)
     plan = plan_labels(facts, wishes)
     block = None if chunks is None else triple("chunks", _three(chunks))
+    keep_freed_memory()
     found = consensus_of(arrays, plan.rule, block=block, label_divisor=wishes.label_divisor).labels
     first = next(iter(given.values()))
     return first.copy(data=found) if hasattr(first, "coords") else found

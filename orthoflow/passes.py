@@ -16,6 +16,7 @@ from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.output import CLASSES
 from orthoflow.job import Tally
+from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.reduce.blocktables import BlockTables, block_tables
 from orthoflow.reduce.ends import EndRule, EndTable, labels_of_ends
 from orthoflow.reduce.engine import Rule, block_objects
@@ -93,7 +94,7 @@ class LabelJob:
 
 def look(job: LabelJob, number: Triple) -> Tally:
     """Tables of the fragments of a block."""
-    box, tally = job.box_of(number), Tally(blocks=1)
+    box, tally = _started(job, number)
     with tally.stage("read labels"):
         labels = _labels(job, box, tally, further=1)
     with tally.stage("tables"):
@@ -106,7 +107,7 @@ def look(job: LabelJob, number: Triple) -> Tally:
 
 def count(job: LabelJob, number: Triple) -> Tally:
     """Triples of objects in a block."""
-    box, tally = job.box_of(number), Tally(blocks=1)
+    box, tally = _started(job, number)
     objects = _objects(job, number, _lookups(job, number), tally)
     with tally.stage("triples"):
         found = triples(objects, box.start)
@@ -136,7 +137,7 @@ def gaps(job: LabelJob, number: Triple) -> Tally:
 
 def paint(job: LabelJob, number: Triple) -> Tally:
     """Labels of a block: written, then marked."""
-    box, tally = job.box_of(number), Tally(blocks=1)
+    box, tally = _started(job, number)
     tally.voxels = box.voxels
     painted = _MAKERS[job.kind](job, number, tally)
     written: list[Stamp] = []
@@ -246,6 +247,12 @@ def tables_at(job: LabelJob, number: Triple) -> BlockTables:
 def triples_at(job: LabelJob, number: Triple) -> Triples:
     """What `count` found of a block."""
     return _kept(job, job.rule_key, TRIPLES, number, Triples)
+
+
+def _started(job: LabelJob, number: Triple) -> tuple[Box, Tally]:
+    """Voxels of a block, and a tally for what is done to it."""
+    keep_freed_memory()
+    return job.box_of(number), Tally(blocks=1)
 
 
 def _write(

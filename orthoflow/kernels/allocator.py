@@ -1,4 +1,4 @@
-"""Let the C library keep the memory that a network's layers free and ask for again."""
+"""Let the C library keep the memory that layers and tables free and ask for again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def keep_freed_memory() -> bool:
     """Do it, once per process; whether this system has such a thing (glibc).
 
     By default every layer's activations are mapped, zeroed page by page and unmapped: up to half of
-    a network's time on a CPU (docs/decisions/0005). Not a bit of any result changes.
+    a network's time on a CPU, a sixth of what instances take (docs/decisions/0005). Not
+    a bit of any result changes.
     """
     if not sys.platform.startswith("linux"):
         return False

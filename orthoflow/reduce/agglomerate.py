@@ -5,10 +5,12 @@ a function of the tables, which do not depend on how the volume was cut (docs/de
 
 1. *Join.* What two clusters have in common is summed over all pairs of their nodes that neighbour
    (consecutive planes of one orientation) or cross (two orientations). Each round, any two clusters
-   that are each other's best partner join; never two that touch in a plane. This is average linkage
+   that are each other's best partner join; never two that touch in a plane. In one orientation
+   alone, small clusters that are left then join those that cover them. This is average linkage
    with constraints, as in Bailoni et al. 2022, arXiv:1906.11713 (GASP), with pooled counts for
    weights.
-2. *Move.* A node goes to the cluster that covers most of it in the other orientations.
+2. *Move.* A node goes to the cluster that covers most of it in the other orientations, unless it
+   touches a node of that cluster.
 3. *Name.* A node that its cluster does not cover is nameless: it says foreground, and no more.
 
 Then a voxel is what most of its nodes name (`decide`).
@@ -16,21 +18,40 @@ Then a voxel is what most of its nodes name (`decide`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from orthoflow.reduce.fragments import Int
-from orthoflow.reduce.tables import Crossings, Nodes, Rows, Tables, tally
+from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Rows, Tables, tally
 from orthoflow.reduce.triples import Triples
 
-# Two fifths: the least share of voxels in common that joins clusters and lets a node bear a name.
-_SHARE, _OF = 2, 5
+_Table = TypeVar("_Table", Overlaps, Crossings)
+
 # What is added to the union before the share is taken, in diameters of the smaller cluster (square
 # roots of its pixels): little evidence must be good evidence, whatever the size of the objects.
 _DIAMETERS = 3
+
+
+class _Bond(NamedTuple):
+    """Clusters join that have more than `part` / `whole` in common: of the union or the smaller."""
+
+    part: int
+    whole: int
+    of_smaller: bool = False
+
+
+# What joins clusters, one after the other, by the number of orientations: the fewer there are to
+# confirm what is there, the less is asked for. In one alone the cap of a round object, a third of
+# the next plane, has nothing else to hold on to, and the last pixels of it less than that.
+_BONDS = {
+    1: (_Bond(1, 4), _Bond(1, 2, of_smaller=True)),
+    2: (_Bond(1, 3),),
+    3: (_Bond(2, 5),),
+}
 
 
 class Clusters(NamedTuple):
@@ -86,10 +107,15 @@ def agglomerate(tables: Tables) -> Clusters:
     orientations may be missing; with a single one nothing is moved, and every node has a name.
     """
     nodes = tables.nodes
-    crossings = tables.crossings
-    crossings = crossings.take(nodes.klass[crossings.a - 1] == nodes.klass[crossings.b - 1])
-    cluster = _moved(_joined(nodes.area, _edges(tables, crossings)), crossings)
-    nameless = _nameless(cluster, tables, crossings)
+    views = len(np.unique(nodes.orientation))
+    bonds = _BONDS[max(views, 1)]
+    crossings = _of_one_class(tables.crossings, nodes)
+    joined = _joined(nodes.area, _edges(tables, crossings), bonds)
+    cluster = _moved(joined, crossings, tables.contacts)
+    covered = _covered(cluster, crossings)
+    due = bonds[0].part * (views - 1) * nodes.area
+    nameless = np.asarray(bonds[0].whole * covered < due)
+    nameless[_beside(cluster, covered, nameless, tables.contacts)] = True
     return _numbered(cluster, nameless, nodes)
 
 
@@ -138,49 +164,65 @@ def decide(triples: Triples, *, votes: int, named: int) -> Int:
 def _edges(tables: Tables, crossings: Crossings) -> _Edges:
     """Edges between nodes, numbered from 0."""
     nodes, overlaps, contacts = tables.nodes, tables.overlaps, tables.contacts
-    overlaps = overlaps.take(nodes.klass[overlaps.a - 1] == nodes.klass[overlaps.b - 1])
+    overlaps = _of_one_class(overlaps, nodes)
     union = nodes.area[overlaps.a - 1] + nodes.area[overlaps.b - 1] - overlaps.count
     across = crossings.on_a + crossings.on_b - crossings.count
     none = np.zeros(len(overlaps) + len(crossings), np.int64)
     touch = np.zeros(len(contacts), np.int64)
-    return _Edges.pooled(
-        np.concatenate([overlaps.a, crossings.a, contacts.a]) - 1,
-        np.concatenate([overlaps.b, crossings.b, contacts.b]) - 1,
+    one = np.concatenate([overlaps.a, crossings.a, contacts.a]) - 1
+    other = np.concatenate([overlaps.b, crossings.b, contacts.b]) - 1
+    # No pair of nodes is in two tables, nor twice in one.
+    return _Edges(
+        np.minimum(one, other),
+        np.maximum(one, other),
         np.concatenate([overlaps.count, crossings.count, touch]),
         np.concatenate([union, across, touch]),
         np.concatenate([none, contacts.count]),
     )
 
 
-def _joined(area: Int, edges: _Edges) -> Int:
+def _of_one_class(pairs: _Table, nodes: Nodes) -> _Table:
+    """Pairs of nodes of the same class."""
+    same = nodes.klass[pairs.a - 1] == nodes.klass[pairs.b - 1]
+    return pairs if same.all() else pairs.take(same)
+
+
+def _joined(area: Int, edges: _Edges, bonds: Sequence[_Bond]) -> Int:
     """Cluster of each node, named by its lowest node, from 0."""
     cluster, area = np.arange(len(area)), area.copy()
-    while True:
-        a, b = _couples(area, edges)
-        if not len(a):
-            return cluster
-        area[a] += area[b]
-        to = np.arange(len(area))
-        to[b] = a
-        cluster = to[cluster]
-        # Only edges of the clusters that changed have to be summed anew.
-        changed = np.zeros(len(area), np.bool_)
-        changed[a] = changed[b] = True
-        stale = changed[edges.a] | changed[edges.b]
-        old, kept = edges.take(stale), edges.take(~stale)
-        fresh = _Edges.pooled(to[old.a], to[old.b], old.common, old.union, old.foes)
-        columns = zip(kept.columns().values(), fresh.columns().values(), strict=True)
-        edges = _Edges(*(np.concatenate(pair) for pair in columns))
+    for bond in bonds:
+        while True:
+            a, b = _couples(area, edges, bond)
+            if not len(a):
+                break
+            area[a] += area[b]
+            to = np.arange(len(area))
+            to[b] = a
+            cluster = to[cluster]
+            edges = _renamed(edges, to, np.append(a, b))
+    return cluster
 
 
-def _couples(area: Int, edges: _Edges) -> tuple[Int, Int]:
+def _renamed(edges: _Edges, to: Int, changed: Int) -> _Edges:
+    """Edges of clusters that now have the names `to`, summed: only those `changed` need it."""
+    some = np.zeros(len(to), np.bool_)
+    some[changed] = True
+    stale = some[edges.a] | some[edges.b]
+    old, kept = edges.take(stale), edges.take(~stale)
+    fresh = _Edges.pooled(to[old.a], to[old.b], old.common, old.union, old.foes)
+    columns = zip(kept.columns().values(), fresh.columns().values(), strict=True)
+    return _Edges(*(np.concatenate(pair) for pair in columns))
+
+
+def _couples(area: Int, edges: _Edges, bond: _Bond) -> tuple[Int, Int]:
     """Clusters a < b that are each other's best partner."""
     smaller = np.minimum(area[edges.a], area[edges.b])
     # Exact below 2**52 pixels: the root is correctly rounded, and no integer lies in between.
     union = edges.union + _DIAMETERS * np.sqrt(smaller).astype(np.int64)
-    good = np.flatnonzero((_OF * edges.common > _SHARE * union) & (edges.foes == 0))
+    of = smaller if bond.of_smaller else union
+    good = np.flatnonzero((bond.whole * edges.common > bond.part * of) & (edges.foes == 0))
     # One rounding, of two integers below 2**53: the same number on any machine.
-    share = edges.common[good] / union[good]
+    share = edges.common[good] / of[good]
     one = np.concatenate([edges.a[good], edges.b[good]])
     other = np.concatenate([edges.b[good], edges.a[good]])
     share = np.concatenate([share, share])
@@ -194,10 +236,12 @@ def _couples(area: Int, edges: _Edges) -> tuple[Int, Int]:
     return a, partner[a]
 
 
-def _moved(cluster: Int, crossings: Crossings) -> Int:
+def _moved(cluster: Int, crossings: Crossings, contacts: Contacts) -> Int:
     """Clusters after each node went to the one that covers most of it.
 
-    Of equal ones it stays in its own if it can, else takes the lowest.
+    Of equal ones it stays in its own if it can, else takes the lowest. It stays as well if it
+    touches a node of the other one: else two clusters, each of which holds planes of one
+    orientation that belong to the other, might change places.
     """
     a, b = crossings.a - 1, crossings.b - 1
     keys = [np.concatenate([a, b]), np.concatenate([cluster[b], cluster[a]])]
@@ -207,24 +251,29 @@ def _moved(cluster: Int, crossings: Crossings) -> Int:
     first = np.flatnonzero(np.diff(node, prepend=-1))
     moved = cluster.copy()
     moved[node[first]] = to[first]
+    touching = np.concatenate([contacts.a, contacts.b]) - 1
+    touched = np.concatenate([contacts.b, contacts.a]) - 1
+    barred = touching[moved[touching] == cluster[touched]]
+    moved[barred] = cluster[barred]
     return moved
 
 
-def _nameless(cluster: Int, tables: Tables, crossings: Crossings) -> npt.NDArray[np.bool_]:
-    """Nodes that their cluster covers too little, or less than one of its nodes that they touch."""
-    nodes, contacts = tables.nodes, tables.contacts
+def _covered(cluster: Int, crossings: Crossings) -> Int:
+    """Voxels of each node in nodes of its cluster of the other orientations."""
     a, b = crossings.a - 1, crossings.b - 1
     same = cluster[a] == cluster[b]
-    covered = np.zeros(len(nodes), np.int64)
+    covered = np.zeros(len(cluster), np.int64)
     for node in (a, b):
         np.add.at(covered, node[same], crossings.count[same])
-    others = len(np.unique(nodes.orientation)) - 1
-    nameless = np.asarray(_OF * covered < _SHARE * others * nodes.area)
+    return covered
+
+
+def _beside(cluster: Int, covered: Int, nameless: npt.NDArray[np.bool_], contacts: Contacts) -> Int:
+    """Nodes that touch a node of their cluster which is covered more, or as much and is lower."""
     a, b = contacts.a - 1, contacts.b - 1
     both = (cluster[a] == cluster[b]) & ~nameless[a] & ~nameless[b]
     a, b = a[both], b[both]
-    nameless[np.where(covered[a] >= covered[b], b, a)] = True
-    return nameless
+    return np.asarray(np.where(covered[a] >= covered[b], b, a))
 
 
 def _numbered(cluster: Int, nameless: npt.NDArray[np.bool_], nodes: Nodes) -> Clusters:

@@ -37,7 +37,7 @@ from orthoflow.reduce.fragments import Int
 from orthoflow.reduce.pieces import Connectivity, Pieces, Solids, SolidSums
 from orthoflow.reduce.seams import Joined, Seam, Sides, join, seams
 from orthoflow.reduce.solids import MergedSolids, kept, place_of, sides_of
-from orthoflow.reduce.tables import Rows, Sums
+from orthoflow.reduce.tables import Rows, key_sums
 
 # Steps to half of the neighbours; the other half takes them back.
 _AHEAD: dict[Connectivity, list[tuple[int, ...]]] = {
@@ -234,7 +234,7 @@ def _saddles(
     connectivity: Connectivity,
 ) -> Saddles:
     """Highest pair of neighbours between pieces of one class in a block."""
-    found = Sums(2, by=np.maximum)
+    found = key_sums(2, by=np.maximum)
     kind = np.append(0, label)
     for step in _AHEAD[connectivity]:
         here = tuple(
@@ -249,7 +249,7 @@ def _saddles(
         level = np.minimum(height[here].reshape(-1)[apart], height[there].reshape(-1)[apart])
         alike = kind[a] == kind[b]
         pair = np.sort([a[alike], b[alike]], axis=0)
-        found.add(pair, level[alike].astype(np.int64))
+        found.add([*pair, level[alike].astype(np.int64)])
         found.total()
     return Saddles(*found.total())
 
@@ -258,7 +258,7 @@ def _gathered(
     blocks: Sequence[BasinTables], basin: Joined, connectivity: Connectivity
 ) -> tuple[Solids, Int, Saddles]:
     """Basins, their squared peaks, and the highest saddles between them, numbered as in `basin`."""
-    sums, saddles = SolidSums(basin.count), Sums(2, by=np.maximum)
+    sums, saddles = SolidSums(basin.count), key_sums(2, by=np.maximum)
     peak = np.zeros(basin.count, np.int64)
     for seam in seams(blocks, connectivity):
         block, number = seam.block, basin.number[seam.place]
@@ -271,7 +271,7 @@ def _gathered(
         across = [basin.number[ends.piece - 1], basin.number[begins.piece - 1], met]
         a, b, level = joined([inside, across])
         apart = (a != b) & (level > 0)
-        saddles.add(np.sort([a[apart], b[apart]], axis=0), level[apart])
+        saddles.add([*np.sort([a[apart], b[apart]], axis=0), level[apart]])
     return sums.total(), peak, Saddles(*saddles.total())
 
 

@@ -23,20 +23,12 @@ from orthoflow.reduce.fragments import (
     laid_out,
     meetings,
     runs_of,
+    slabs,
 )
+from orthoflow.reduce.lines import count_lines, line_extents, line_places
 from orthoflow.reduce.tables import Contacts, Nodes, Overlaps, Pairs, Rows, tally
 
 _CLASSES = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Lines(Rows):
-    """Voxels of a fragment on the line in which its plane meets `plane` of orientation `other`."""
-
-    fragment: Int
-    other: Int
-    plane: Int
-    count: Int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,7 @@ class BlockTables:
 
     Fragments are numbered 1..n through all orientations, those of xy first. `ahead` are overlaps
     with the next block along the stack: `b` counts that block's fragments of the same orientation
-    from 1.
+    from 1. `lines` (see `reduce.lines`) is empty where crossings were not counted.
     """
 
     shape: Triple
@@ -71,7 +63,7 @@ class BlockTables:
     overlaps: Overlaps
     ahead: Pairs
     crossings: Pairs
-    lines: Lines
+    lines: Int
     contacts: Contacts
     faces: Faces
 
@@ -116,16 +108,16 @@ def block_tables(
     label = np.concatenate([side.found.label[: side.own] for side in sides])
     orientation, plane, first, area, extent = joined([side.nodes() for side in sides])
     overlaps, ahead = zip(*(side.followers() for side in sides), strict=True)
-    crossed, lines = _cross(sides if crossings else [])
+    nodes = Nodes(orientation, plane, first, area, extent, _classes(label, label_divisor))
     return BlockTables(
         shape,
         box,
-        Nodes(orientation, plane, first, area, extent, _classes(label, label_divisor)),
+        nodes,
         label,
         Overlaps.summed(*joined(overlaps)),
         Pairs.summed(*joined(ahead)),
-        Pairs.summed(*joined(crossed)),
-        Lines(*joined(lines)),
+        Pairs.summed(*joined(_cross(sides if crossings else []))),
+        _lines(nodes, sides if crossings else []),
         Contacts.summed(*joined([side.contacts() for side in sides])),
         Faces(*joined([face for side in sides for face in side.faces()])),
     )
@@ -232,8 +224,7 @@ class _Side:
 
     def contacts(self) -> tuple[Int, Int, Int]:
         """Fragments of one plane with neighbouring pixels."""
-        i, j, count = self.found.touches
-        a, b = self.found.number[i], self.found.number[j]
+        a, b, count = self.found.touches
         low, high = np.minimum(a, b), np.maximum(a, b)
         own = high <= self.own
         return low[own] + self.base, high[own] + self.base, count[own]
@@ -241,16 +232,15 @@ class _Side:
     def faces(self) -> Iterator[tuple[Int, ...]]:
         """Columns of `Faces`, one block side after the other; none at the volume's border."""
         (p0, _), *spans = self.spans
-        own = self.painted()
         yield (np.zeros(0, np.int64),) * 6
         for axis in (0, 1):
             (low, high), (along, _) = spans[axis], spans[1 - axis]
             for side, line in ((0, low), (1, high - 1)):
                 if line == (0, self.size[axis + 1] - 1)[side]:
                     continue
-                cut = np.ascontiguousarray(own.take(line - low, axis=axis + 1))
+                cut = self._cut(axis, line - low)
                 runs = runs_of(cut)
-                number = cut.reshape(-1)[runs.start].astype(np.int64)
+                number = cut.reshape(-1)[runs.start]
                 keep = number > 0
                 plane, place = np.divmod(runs.start[keep], cut.shape[1])
                 stop = place + (runs.stop - runs.start)[keep]
@@ -264,36 +254,60 @@ class _Side:
                     number[keep] + self.base,
                 )
 
+    def on_lines(self, places: Int) -> tuple[Int, Int, Int]:
+        """Place of the line of each run's row, of its first column, and its voxels."""
+        runs, number = self.inked()
+        keep = number <= self.own
+        at = number[keep] - 1 + self.base
+        _, rows, columns = self.found.shape
+        line, column = np.divmod(runs.start[keep], columns)
+        _, (r0, _), (c0, _) = self.spans
+        frame = FRAMES[self.orientation]
+        row_place = places[frame.row, at] + line % rows + r0
+        column_place = places[frame.column, at] + column + c0
+        return row_place, column_place, (runs.stop - runs.start)[keep]
+
+    def _cut(self, axis: int, line: int) -> Int:
+        """Fragments (plane, place) on the row (axis 0) or column (axis 1) `line` of all planes."""
+        planes = self.spans[0][1] - self.spans[0][0]
+        _, rows, columns = self.found.shape
+        row, column = np.divmod(self.found.start, columns)
+        number, length = self.found.number, self.found.lengths
+        if axis == 0:
+            here = (row % rows == line) & (row < planes * rows)
+            return np.repeat(number[here], length[here]).reshape(planes, columns)
+        here = (column <= line) & (line < column + length) & (row < planes * rows)
+        return number[here].reshape(planes, rows)
+
     def painted(self) -> npt.NDArray[Any]:
-        """Fragment numbers (plane, row, column) of the block without the further plane."""
-        return self.found.paint(planes=self.spans[0][1] - self.spans[0][0])
+        """Fragment numbers (z, y, x) of the block without the further plane."""
+        return self.found.volume(planes=self.spans[0][1] - self.spans[0][0])
 
 
-def _cross(sides: list[_Side]) -> tuple[list[tuple[Int, ...]], list[tuple[Int, ...]]]:
-    """Voxels in fragments of two orientations, and of each on the lines with the other's planes.
+def _lines(nodes: Nodes, sides: list[_Side]) -> Int:
+    """Voxels of the fragments on the lines in which planes of other orientations meet theirs."""
+    if not sides:
+        return np.zeros(0, np.int64)
+    places = line_places(nodes)
+    row, column, length = joined([side.on_lines(places) for side in sides])
+    return count_lines(row, column, length, total=int(line_extents(nodes).sum()))
 
-    Columns of `Pairs` and of `Lines`, per pair of orientations.
+
+def _cross(sides: list[_Side]) -> Iterator[tuple[Int, ...]]:
+    """Voxels in fragments of two orientations: columns of `Pairs`, by pair of these and by slab.
+
+    Two planes meet in one line, so that no pair of fragments is in two slabs.
     """
-    none = np.zeros(0, np.int64)
-    crossings: list[tuple[Int, ...]] = [(none,) * 3]
-    lines: list[tuple[Int, ...]] = [(none,) * 4]
-    volumes = [side.painted() for side in sides]
-    for (p, volume_p), (q, volume_q) in combinations(zip(sides, volumes, strict=True), 2):
-        stacks = FRAMES[p.orientation].stack, FRAMES[q.orientation].stack
-        order = (*stacks, 3 - sum(stacks))
-        along = [
-            laid_out(volume, tuple(FRAMES[side.orientation].index(axis) for axis in order))
-            for side, volume in ((p, volume_p), (q, volume_q))
-        ]
-        runs = runs_of(*along)
-        a, b = (array.reshape(-1)[runs.start].astype(np.int64) for array in along)
-        length = runs.stop - runs.start
-        planes = np.divmod(runs.start // along[0].shape[2], along[0].shape[1])
-        both = (a > 0) & (b > 0)
-        crossings.append((a[both] + p.base, b[both] + q.base, length[both]))
-        for side, other, number, plane in ((p, q, a, planes[1]), (q, p, b, planes[0])):
-            keep = number > 0
-            (fragment, line), count = tally([number[keep], plane[keep]], length[keep])
-            orientation = np.full(len(count), other.orientation)
-            lines.append((fragment + side.base, orientation, line + other.spans[0][0], count))
-    return crossings, lines
+    yield (np.zeros(0, np.int64),) * 3
+    volumes = [side.painted() for side in sides] if len(sides) > 1 else []
+    for (p, volume_p), (q, volume_q) in combinations(zip(sides, volumes, strict=False), 2):
+        frame, other = FRAMES[p.orientation], FRAMES[q.orientation].stack
+        order = frame.stack, other, 3 - frame.stack - other
+        depth, *plane = (volume_p.shape[axis] for axis in order)
+        for part in slabs(depth, plane[0] * plane[1]):
+            along = [laid_out(volume[frame.slab(part)], order) for volume in (volume_p, volume_q)]
+            runs = runs_of(*along)
+            a, b = (array.reshape(-1)[runs.start].astype(np.int64) for array in along)
+            both = (a > 0) & (b > 0)
+            (a, b), count = tally([a[both], b[both]], (runs.stop - runs.start)[both])
+            yield a + p.base, b + q.base, count

@@ -154,26 +154,26 @@ def block_objects(
     found = []
     for orientation, name in enumerate(ORIENTATION_NAMES):
         if name in labels:
-            pieces = fragments(labels[name], orientation)
-            found.append(pieces.volume(lookups[name]))
+            # A byte less per voxel is a byte less to fetch, for whoever looks at the voxels.
+            inks = lookups[name].astype(np.min_scalar_type(int(lookups[name].max(initial=0))))
+            found.append(fragments(labels[name], orientation).volume(inks))
         else:
-            found.append(np.zeros(some.shape, np.int32))
+            found.append(np.zeros(some.shape, np.uint8))
     return found
 
 
 def object_lookups(joined: Merged, number: Int, block: int) -> dict[str, npt.NDArray[np.integer]]:
     """Object of each fragment of a block by orientation, from the object of each node."""
-    known = np.concatenate([np.zeros(1, np.int64), number]).astype(id_dtype(number, signed=True))
+    known = np.concatenate([np.zeros(1, np.int64), number])
     return {
         name: known[joined.nodes_of(block, orientation)]
         for orientation, name in enumerate(ORIENTATION_NAMES)
     }
 
 
-def id_dtype(number: npt.NDArray[np.integer], *, signed: bool = False) -> type[np.integer[Any]]:
-    """Narrowest type of 32 or 64 bits that holds all of `number`."""
-    narrow, wide = (np.int32, np.int64) if signed else (np.uint32, np.uint64)
-    return narrow if number.max(initial=0) <= np.iinfo(narrow).max else wide
+def id_dtype(number: npt.NDArray[np.integer]) -> type[np.unsignedinteger[Any]]:
+    """Narrower type of 32 and 64 bits that holds all of `number`."""
+    return np.uint32 if number.max(initial=0) <= np.iinfo(np.uint32).max else np.uint64
 
 
 def consensus_of(

@@ -6,6 +6,7 @@ fewer than voxels; the voxels are looked at once, to find where the runs begin.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,23 +30,57 @@ class Frame(NamedTuple):
     row: int
     column: int
 
+    @property
+    def back(self) -> Triple:
+        """Axes of a stack of planes that z, y and x of the volume are."""
+        return self.index(0), self.index(1), self.index(2)
+
+    def slab(self, planes: slice) -> tuple[slice, slice, slice]:
+        """What cuts some planes out of the volume."""
+        z, y, x = (planes if axis == self.stack else slice(None) for axis in range(3))
+        return z, y, x
+
 
 FRAMES = (Frame(0, 1, 2), Frame(1, 0, 2), Frame(2, 0, 1))
 
 
-def laid_out(array: npt.NDArray[Any], order: tuple[int, ...]) -> npt.NDArray[Any]:
-    """C-contiguous array.transpose(order) of three axes.
+# Voxels that are worked on at a time. What is made of so many stays near the processor, and in
+# memory that the process has already; arrays of a whole block are new memory each time.
+_SLAB = 2**20
 
-    Memory is read and written row by row, and turned within planes, which fit a cache: a third of
-    the time of one copy where the last axis becomes the first.
+
+def slabs(depth: int, voxels: int) -> Iterator[slice]:
+    """Ranges of planes that cover `depth` of them, about a million voxels each.
+
+    `voxels` are those of one plane.
+
+    >>> list(slabs(5, 2**19))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    last = order[2]
-    if last == 2 or not array.flags.c_contiguous:
+    step = max(1, _SLAB // max(1, voxels))
+    for low in range(0, depth, step):
+        yield slice(low, min(low + step, depth))
+
+
+def laid_out(
+    array: npt.NDArray[Any], order: tuple[int, ...], *, out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """array.transpose(order) of three axes, C-contiguous; or `out` with that in it.
+
+    Where the last axis does not stay the last one, it is turned with another plane by plane, which
+    fit a cache: a third of the time of one copy.
+    """
+    if out is None and order[2] == 2:
         return np.ascontiguousarray(array.transpose(order))
-    middle = 1 - last
-    rows = np.ascontiguousarray(array.transpose(middle, last, 2))
-    turned = np.ascontiguousarray(rows.transpose(0, 2, 1))
-    return turned if order[0] == middle else np.ascontiguousarray(turned.transpose(1, 0, 2))
+    out = np.empty([array.shape[axis] for axis in order], array.dtype) if out is None else out
+    if order[2] == 2:
+        out[...] = array.transpose(order)
+        return out
+    middle = 1 - order[2]
+    into = out.swapaxes(0, order.index(middle))
+    for turned, plane in zip(into, array.swapaxes(0, middle), strict=True):
+        turned[...] = plane.T
+    return out
 
 
 class Runs(NamedTuple):
@@ -143,7 +178,8 @@ class Fragments:
     label
         Label of each fragment, (count,).
     touches
-        Pairs of runs of one plane with 4-neighbours of different labels, and how many: (3, n).
+        Pairs of fragments of one plane with 4-neighbours of different labels, and how many: (3, n),
+        where a pair may repeat.
     """
 
     orientation: int
@@ -159,26 +195,26 @@ class Fragments:
         """How many there are."""
         return len(self.label)
 
-    def paint(
+    def volume(
         self, values: npt.NDArray[np.generic] | None = None, *, planes: int | None = None
     ) -> npt.NDArray[Any]:
-        """Array (plane, row, column) of fragment numbers, or of values[number].
+        """Array (z, y, x), C-contiguous, of fragment numbers, or of values[number].
 
         `values` has an entry for each number from 0 to `count`; only the first `planes` planes
-        are painted where they are given.
+        are in the array where they are given.
         """
-        planes = self.shape[0] if planes is None else planes
-        stop = planes * self.shape[1] * self.shape[2]
-        end = int(np.searchsorted(self.start, stop))
-        number = self.number[:end]
-        inks = number.astype(np.int32) if values is None else values[number]
-        flat = np.repeat(inks, self.lengths[:end])
-        return flat.reshape(planes, *self.shape[1:])
-
-    def volume(self, values: npt.NDArray[np.generic]) -> npt.NDArray[Any]:
-        """Array (z, y, x), C-contiguous, of values[number]."""
+        if values is None:
+            values = np.arange(self.count + 1, dtype=np.min_scalar_type(self.count))
+        _, rows, columns = self.shape
+        shape = (self.shape[0] if planes is None else planes), rows, columns
         frame = FRAMES[self.orientation]
-        return laid_out(self.paint(values), tuple(frame.index(axis) for axis in range(3)))
+        out = np.empty([shape[axis] for axis in frame.back], values.dtype)
+        for part in slabs(shape[0], rows * columns):
+            ends = np.searchsorted(self.start, np.array([part.start, part.stop]) * rows * columns)
+            here = slice(*ends.tolist())
+            painted = np.repeat(values[self.number[here]], self.lengths[here])
+            laid_out(painted.reshape(-1, rows, columns), frame.back, out=out[frame.slab(part)])
+        return out
 
 
 def fragments(labels: npt.NDArray[np.generic], orientation: int) -> Fragments:
@@ -202,43 +238,47 @@ def fragments(labels: npt.NDArray[np.generic], orientation: int) -> Fragments:
             f"labels {name} are a {labels.ndim}-dimensional array of {labels.dtype}; "
             "pass whole numbers with axes z, y, x"
         )
-    planes = laid_out(labels, FRAMES[orientation])
-    depth, rows, columns = planes.shape
-    shape = depth, rows, columns
-    runs = runs_of(planes)
-    raw = planes.reshape(-1)[runs.start]
-    if raw.size and (raw.min() < 0 or raw.max() > np.iinfo(np.int64).max):
-        raise BadInput(
-            f"labels {name} hold {raw.min() if raw.min() < 0 else raw.max()}; "
-            "labels are from 0 (background) to 2**63 - 1"
-        )
-    label = raw.astype(np.int64)
-    number, first, touches = _number(runs, label, shape)
-    size = runs.stop - runs.start
-    return Fragments(orientation, shape, runs.start, size, number, label[first], touches)
+    frame = FRAMES[orientation]
+    depth, rows, columns = (labels.shape[axis] for axis in frame)
+    none = np.zeros(0, np.int64)
+    found: list[tuple[Int, ...]] = [(none, none, none, none, np.zeros((3, 0), np.int64))]
+    count = 0
+    for part in slabs(depth, rows * columns):
+        planes = laid_out(labels[frame.slab(part)], frame)
+        runs = runs_of(planes)
+        raw = planes.reshape(-1)[runs.start]
+        if raw.size and (raw.min() < 0 or raw.max() > np.iinfo(np.int64).max):
+            raise BadInput(
+                f"labels {name} hold {raw.min() if raw.min() < 0 else raw.max()}; "
+                "labels are from 0 (background) to 2**63 - 1"
+            )
+        label = raw.astype(np.int64)
+        number, first, touches = _number(runs, label, planes.shape)
+        start = runs.start + part.start * rows * columns
+        inked = np.where(number > 0, number + count, 0)
+        touches[:2] += count
+        found.append((start, runs.stop - runs.start, inked, label[first], touches))
+        count += len(first)
+    start, lengths, number, label, touches = (
+        np.concatenate(column, axis=-1) for column in zip(*found, strict=True)
+    )
+    return Fragments(orientation, (depth, rows, columns), start, lengths, number, label, touches)
 
 
 def _number(runs: Runs, label: Int, shape: tuple[int, ...]) -> tuple[Int, Int, Int]:
-    """Fragment of each run, first run of each fragment, and touching runs of unlike labels."""
+    """Fragment of each run, first run of each fragment, and touching fragments of unlike labels."""
     inside = np.flatnonzero(label)
+    ink = label[inside]
     near, far, shared = touching(Runs(runs.start[inside], runs.stop[inside]), shape, (0, 1))
-    near, far = inside[near], inside[far]
-    alike = label[near] == label[far]
-    order = np.zeros(len(label), np.int64)
-    order[inside] = np.arange(len(inside))
-    group = groups(len(inside), order[near[alike]], order[far[alike]])
+    alike = ink[near] == ink[far]
+    group = groups(len(inside), near[alike], far[alike]) + 1
     number = np.zeros(len(label), np.int64)
-    number[inside] = group + 1
-    first = np.empty(int(group.max()) + 1 if len(group) else 0, np.int64)
-    first[group[::-1]] = inside[::-1]
+    number[inside] = group
+    first = np.empty(int(group.max(initial=0)), np.int64)
+    first[group[::-1] - 1] = inside[::-1]
     unlike = ~alike & (shared > 0)
     # Neighbours in a row: two runs that follow each other without background between them.
-    aside = inside[:-1][(np.diff(inside) == 1) & (runs.start[inside[1:]] % shape[2] > 0)]
-    touches = np.concatenate(
-        [
-            np.stack([near[unlike], far[unlike], shared[unlike]]),
-            np.stack([aside, aside + 1, np.ones_like(aside)]),
-        ],
-        axis=1,
-    )
-    return number, first, touches
+    aside = np.flatnonzero((np.diff(inside) == 1) & (runs.start[inside[1:]] % shape[2] > 0))
+    ends = np.append(near[unlike], aside), np.append(far[unlike], aside + 1)
+    touches = [group[ends[0]], group[ends[1]], np.append(shared[unlike], np.ones_like(aside))]
+    return number, first, np.stack(touches)

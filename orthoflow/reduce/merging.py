@@ -12,7 +12,8 @@ from orthoflow.geometry.box import Triple
 from orthoflow.reduce.blocktables import BlockTables, Faces
 from orthoflow.reduce.columns import joined, sort_order
 from orthoflow.reduce.fragments import FRAMES, Int, Runs, groups, meetings
-from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Sums, Tables
+from orthoflow.reduce.lines import add_lines, line_extents, line_places
+from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Tables, key_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +56,16 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
     a, b, shared = _across(faces, fragments.orientation, shape)
     alike = label[a] == label[b]
     node, nodes = _join(fragments, groups(len(label), a[alike], b[alike]))
-    sums = Sums(2), Sums(2), Sums(2), Sums(3)
-    overlaps, contacts, crossings, lines = sums
+    overlaps, contacts, crossings = key_sums(2), key_sums(2), key_sums(2)
+    lines, places = np.zeros(int(line_extents(nodes).sum()), np.int64), line_places(nodes)
     sides = ~alike & (shared > 0)
-    contacts.add(np.sort([node[a[sides]], node[b[sides]]], axis=0), shared[sides])
+    contacts.add([*np.sort([node[a[sides]], node[b[sides]]], axis=0), shared[sides]])
     for index, block in enumerate(blocks):
         here = np.concatenate([np.zeros(1, np.int64), node[bounds[index, 0] : bounds[index, 3]]])
         near = block.contacts
-        contacts.add(np.sort([here[near.a], here[near.b]], axis=0), near.count)
+        contacts.add([*np.sort([here[near.a], here[near.b]], axis=0), near.count])
         for table, total in ((block.overlaps, overlaps), (block.crossings, crossings)):
-            total.add(np.stack([here[table.a], here[table.b]]), table.count)
+            total.add([here[table.a], here[table.b], table.count])
         for orientation, frame in enumerate(FRAMES):
             of = block.fragments.orientation[block.ahead.a - 1] == orientation
             if of.any():
@@ -73,17 +74,14 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
                 start[frame.stack] = block.box.stop[frame.stack]
                 behind = starts[tuple(start)]
                 there = node[bounds[behind, orientation] + ahead.b - 1]
-                overlaps.add(np.stack([here[ahead.a], there]), ahead.count)
-        table_lines = block.lines
-        lines.add(
-            np.stack([here[table_lines.fragment], table_lines.other, table_lines.plane]),
-            table_lines.count,
-        )
+                overlaps.add([here[ahead.a], there, ahead.count])
+        if len(block.lines):
+            add_lines(lines, places, block.fragments, here[1:] - 1, block.lines)
     tables = Tables(
         shape,
         nodes,
         Overlaps(*overlaps.total()),
-        _crossings(nodes, crossings.total(), lines.total()),
+        _crossings(nodes, places, lines, *crossings.total()),
         Contacts(*contacts.total()),
     )
     return Merged(tables, node, bounds)
@@ -164,16 +162,12 @@ def _join(fragments: Nodes, group: Int) -> tuple[Int, Nodes]:
     return number[group], nodes
 
 
-def _crossings(nodes: Nodes, pairs: list[Int], lines: list[Int]) -> Crossings:
-    """Crossings from voxels in both nodes and voxels of each on the lines."""
-    a, b, count = pairs
-    orientation = nodes.orientation.astype(np.int64)
-    planes = 1 + int(nodes.plane.max(initial=0))
-    # Sorted, as the lines are.
-    known = (lines[0] * 3 + lines[1]) * planes + lines[2]
+def _crossings(nodes: Nodes, places: Int, lines: Int, a: Int, b: Int, count: Int) -> Crossings:
+    """Crossings from voxels in both nodes, and voxels of each node on its lines."""
 
     def on(node: Int, other: Int) -> Int:
-        key = (node * 3 + orientation[other - 1]) * planes + nodes.plane[other - 1]
-        return lines[3][np.searchsorted(known, key)]
+        orientation, plane = nodes.orientation[other - 1], nodes.plane[other - 1]
+        counts: Int = lines[places[orientation, node - 1] + plane]
+        return counts
 
     return Crossings(a, b, count, on(a, b), on(b, a))

@@ -19,7 +19,7 @@ from orthoflow.geometry.box import Box, Triple
 from orthoflow.reduce.columns import joined
 from orthoflow.reduce.fragments import Int, Runs, groups, meetings, runs_of
 from orthoflow.reduce.pieces import Connectivity, raster_index
-from orthoflow.reduce.tables import Rows, Sums
+from orthoflow.reduce.tables import Rows, key_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +171,11 @@ def join(
     Where `linked` says so of a row of a seam, its two pieces are one. The blocks are read once,
     front to back.
     """
-    links, bounds = Sums(2), [0]
+    links, bounds = key_sums(2), [0]
     for seam in seams(blocks, connectivity):
         one = linked(seam)
         pairs = np.stack([seam.ends.piece[one], seam.begins.piece[one]]) - 1
-        links.add(pairs, np.ones(pairs.shape[1], np.int64))
+        links.add([*pairs, np.ones(pairs.shape[1], np.int64)])
         bounds.append(seam.place.stop)
     a, b, _ = links.total()
     return Joined(groups(bounds[-1], a, b) + 1, np.array(bounds))

@@ -14,11 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orthoflow.geometry.box import Triple
-from orthoflow.reduce.columns import joined, sort_order
+from orthoflow.reduce.columns import Columns, Sums, grouped
 from orthoflow.reduce.fragments import Int
-
-# Rows that wait before they are summed up.
-_PENDING = 2**22
 
 
 def tally(keys: Sequence[Int], count: Int, *, by: np.ufunc = np.add) -> tuple[list[Int], Int]:
@@ -32,43 +29,26 @@ def tally(keys: Sequence[Int], count: Int, *, by: np.ufunc = np.add) -> tuple[li
     """
     if not len(count):
         return [key[:0] for key in keys], count[:0]
-    order = sort_order(keys)
-    columns = [key[order] for key in keys]
-    new = np.zeros(len(order), np.bool_)
-    new[0] = True
-    for column in columns:
-        new[1:] |= column[1:] != column[:-1]
-    first = np.flatnonzero(new)
-    return [column[first] for column in columns], by.reduceat(count[order], first)
+    order, begin = grouped(keys)
+    first = order[begin]
+    return [key[first] for key in keys], by.reduceat(count[order], begin)
 
 
-class Sums:
-    """Sums by key over tables that come one after the other; `by` may be another ufunc.
+def key_sums(keys: int, *, by: np.ufunc = np.add) -> Sums:
+    """Sums by `keys` columns over tables that come one after the other; `by` may be another ufunc.
 
-    >>> sums = Sums(1, by=np.maximum)
-    >>> sums.add(np.array([[7, 7]]), np.array([2, 5]))
+    >>> sums = key_sums(1, by=np.maximum)
+    >>> sums.add([np.array([7, 7]), np.array([2, 5])])
     >>> [column.tolist() for column in sums.total()]
     [[7], [5]]
     """
 
-    def __init__(self, keys: int, *, by: np.ufunc = np.add) -> None:
-        self._parts = [[np.zeros(0, np.int64)] * (keys + 1)]
-        self._waiting = 0
-        self._by = by
+    def summed(columns: Columns) -> Columns:
+        *own, count = columns
+        own, count = tally(own, count, by=by)
+        return [*own, count]
 
-    def add(self, keys: Sequence[Int] | Int, count: Int) -> None:
-        """Add `count` (n,) to what is known of `keys` (k, n)."""
-        self._parts.append([*keys, count])
-        self._waiting += len(count)
-        if self._waiting > max(_PENDING, len(self._parts[0][0])):
-            self.total()
-
-    def total(self) -> list[Int]:
-        """Key columns, sorted, and sums."""
-        *keys, count = joined(self._parts)
-        keys, count = tally(keys, count, by=self._by)
-        self._parts, self._waiting = [[*keys, count]], 0
-        return self._parts[0]
+    return Sums([np.zeros(0, np.int64)] * (keys + 1), summed)
 
 
 class Rows:
@@ -85,7 +65,9 @@ class Rows:
 
     def take(self, rows: npt.NDArray[np.generic]) -> Self:
         """Only `rows`, a mask or numbers from 0."""
-        return type(self)(**{name: column[rows] for name, column in self.columns().items()})
+        places = np.arange(len(self))[rows]
+        columns = self.columns().items()
+        return type(self)(**{name: column.take(places, axis=0) for name, column in columns})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orthoflow.geometry.box import Triple
-from orthoflow.reduce.columns import joined, sort_order
-from orthoflow.reduce.fragments import Int, Runs, runs_of
+from orthoflow.reduce.columns import Columns, Sums, grouped
+from orthoflow.reduce.fragments import Int, Runs, runs_of, slabs
 from orthoflow.reduce.tables import Rows
 
 
@@ -33,6 +33,9 @@ class Triples(Rows):
     box: Int
 
 
+_NONE = Triples(np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros((0, 6), np.int64))
+
+
 def triples(objects: Sequence[npt.NDArray[np.integer]], start: Triple = (0, 0, 0)) -> Triples:
     """Triples of a block that begins at `start`.
 
@@ -42,21 +45,42 @@ def triples(objects: Sequence[npt.NDArray[np.integer]], start: Triple = (0, 0, 0
     >>> triples([one, one, one * 0]).count.tolist()
     [2]
     """
+    depth, rows, width = objects[0].shape
+    return merged(
+        _slab([array[part] for array in objects], (start[0] + part.start, start[1], start[2]))
+        for part in slabs(depth, rows * width)
+    )
+
+
+def _slab(objects: Sequence[npt.NDArray[np.integer]], start: Triple) -> Triples:
+    """Triples of some planes, of which the first voxel is at `start`."""
     runs, named = _named(objects)
+    some = np.flatnonzero(np.bitwise_or.reduce(named))
+    if not len(some):
+        return _NONE
+    named = named[:, some]
+    order, begin = grouped(list(named))
+    inked = some[order]
+    count = (runs.stop - runs.start)[inked]
     _, rows, width = objects[0].shape
-    line, x = np.divmod(runs.start, width)
+    line, x = np.divmod(runs.start[inked], width)
     z, y = np.divmod(line, rows)
-    count = runs.stop - runs.start
-    low = np.stack([z, y, x], axis=1) + start
-    high = low + 1
-    high[:, 2] += count - 1
-    return _summed(Triples(named, count, np.concatenate([low, high], axis=1)))
+    low = [np.minimum.reduceat(place, begin) for place in (z, y, x)]
+    high = [np.maximum.reduceat(place, begin) for place in (z + 1, y + 1, x + count)]
+    box = np.stack(low + high, axis=1) + np.array([*start, *start])
+    return Triples(named[:, order[begin]].T, np.add.reduceat(count, begin), box)
 
 
 def merged(tables: Iterable[Triples]) -> Triples:
-    """Triples of several blocks together, in any order."""
-    parts = [tuple(table.columns().values()) for table in tables]
-    return _summed(Triples(*joined(parts)))
+    """Triples of several blocks together, in any order; `tables` may come from a store."""
+    sums = Sums(_columns(_NONE), lambda columns: _columns(_summed(Triples(*columns))))
+    for table in tables:
+        sums.add(_columns(table))
+    return Triples(*sums.total())
+
+
+def _columns(table: Triples) -> Columns:
+    return [table.objects, table.count, table.box]
 
 
 def apply(
@@ -73,49 +97,44 @@ def apply(
     ValueError
         If the block has a triple that is not known.
     """
-    runs, named = _named(objects, keep_none=True)
-    span = 1 + max(int(named.max(initial=0)), int(known.objects.max(initial=0)))
-    pair = known.objects[:, 0] * span + known.objects[:, 1]
-    pairs, place = np.unique(pair, return_inverse=True)
-    rows = place * span + known.objects[:, 2]
-    here = np.searchsorted(pairs, named[:, 0] * span + named[:, 1])
-    row = np.searchsorted(rows, here * span + named[:, 2])
-    inside = named.any(axis=1)
-    row = np.where(inside, row, 0)
-    if inside.any() and (
-        row.max() >= len(rows) or (known.objects[row[inside]] != named[inside]).any()
-    ):
+    span = 1 + max(int(array.max(initial=0)) for array in (known.objects, *objects))
+    # Voxels of no object are looked up as all others are.
+    first, second, third = np.insert(known.objects, 0, 0, axis=0).T
+    inks = np.insert(label, 0, 0)
+    pairs, place = np.unique(first * span + second, return_inverse=True)
+    rows = place * span + third
+    out = np.empty(objects[0].shape, label.dtype)
+    for part in slabs(out.shape[0], out.shape[1] * out.shape[2]):
+        runs, named = _named([array[part] for array in objects])
+        row = _places(rows, _places(pairs, named[0] * span + named[1]) * span + named[2])
+        out[part] = np.repeat(inks[row], runs.stop - runs.start).reshape(out[part].shape)
+    return out
+
+
+def _places(known: Int, wanted: Int) -> Int:
+    """Where the sorted `known` numbers are what is `wanted`."""
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    if (known[place] != wanted).any():
         raise ValueError("the block holds triples that were never counted; count it again")
-    inks = np.zeros(len(row), label.dtype)
-    inks[inside] = label[row[inside]]
-    return np.repeat(inks, runs.stop - runs.start).reshape(objects[0].shape)
+    return place
 
 
-def _named(
-    objects: Sequence[npt.NDArray[np.integer]], *, keep_none: bool = False
-) -> tuple[Runs, Int]:
-    """Runs along x in which no orientation changes, and the triple (n, 3) of each."""
+def _named(objects: Sequence[npt.NDArray[np.integer]]) -> tuple[Runs, Int]:
+    """Runs along x in which no orientation changes, and the triple (3, n) of each."""
     runs = runs_of(*objects)
-    named = np.stack([array.reshape(-1)[runs.start] for array in objects], axis=1)
-    named = named.astype(np.int64, copy=False)
-    if keep_none:
-        return runs, named
-    some = named.any(axis=1)
-    return Runs(runs.start[some], runs.stop[some]), named[some]
+    return runs, np.stack([array.reshape(-1)[runs.start].astype(np.int64) for array in objects])
 
 
 def _summed(table: Triples) -> Triples:
     """The same with one row per triple, sorted."""
     if not len(table):
         return table
-    order = sort_order([table.objects[:, i] for i in range(3)])
-    table = table.take(order)
-    new = (table.objects[1:] != table.objects[:-1]).any(axis=1)
-    begin = np.concatenate([np.zeros(1, np.int64), 1 + np.flatnonzero(new)])
-    low = np.minimum.reduceat(table.box[:, :3], begin)
-    high = np.maximum.reduceat(table.box[:, 3:], begin)
+    order, begin = grouped(list(table.objects.T))
+    count, box = table.count[order], table.box[order]
+    low = np.minimum.reduceat(box[:, :3], begin)
+    high = np.maximum.reduceat(box[:, 3:], begin)
     return Triples(
-        table.objects[begin],
-        np.add.reduceat(table.count, begin),
+        table.objects[order[begin]],
+        np.add.reduceat(count, begin),
         np.concatenate([low, high], axis=1),
     )

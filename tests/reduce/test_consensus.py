@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from orthoflow.errors import BadInput
 from orthoflow.reduce.consensus import Claims, Decision, settle
 from orthoflow.reduce.engine import Rule, consensus_labels, consensus_of
+from orthoflow.reduce.fragments import slabs
 from orthoflow.reduce.matching import match_stacks
 from orthoflow.reduce.tables import tables_of
 from orthoflow.reduce.triples import Triples, apply, merged, triples
@@ -97,6 +99,20 @@ def test_labels_are_the_same_bytes_for_any_block(block, seed, how, instances):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("voxels", [1, 100, 250])
+@pytest.mark.parametrize("instances", ["components", "empanada"])
+def test_slabs_that_are_worked_on_at_a_time_do_not_show(monkeypatch, voxels, instances):
+    labels = oracle.volumes(3, SHAPE, classes=2)
+    expected = consensus_of(labels, Rule(instances), label_divisor=100)
+    monkeypatch.setattr("orthoflow.reduce.fragments._SLAB", voxels)
+    assert len(list(slabs(SHAPE[0], SHAPE[1] * SHAPE[2]))) > 2
+    for block in (None, (4, 3, 5)):
+        found = consensus_of(labels, Rule(instances), label_divisor=100, block=block)
+        assert found.labels.tobytes() == expected.labels.tobytes()
+        for name in labels:
+            assert found.stacks[name].tobytes() == expected.stacks[name].tobytes()
+
+
 def test_instances_are_described_by_their_own_voxels():
     found = consensus_of(oracle.volumes(4, SHAPE, 2), Rule("empanada"), label_divisor=100)
     assert len(found.instances) == found.labels.max() > 2
@@ -114,6 +130,17 @@ def test_one_orientation_alone_gives_its_stack():
     np.testing.assert_array_equal(
         oracle.partition(found.labels), oracle.partition(found.stacks["xz"])
     )
+
+
+@pytest.mark.parametrize("instances", ["components", "empanada"])
+def test_no_more_votes_are_asked_for_than_there_are_orientations(instances):
+    labels = oracle.volumes(8, SHAPE)
+    for seen in (["xz"], ["xy", "yz"]):
+        views = {name: labels[name] for name in seen}
+        expected = consensus_labels(views, instances=instances, votes=len(seen))
+        found = consensus_labels(views, instances=instances, votes=3)
+        assert expected.max() > 1
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_piece_without_a_partner_joins_what_covers_it():
@@ -159,6 +186,27 @@ def test_triples_add_up_over_blocks_and_label_every_voxel(seed, block):
         box = [*points.min(axis=0), *(points.max(axis=0) + 1)]
         np.testing.assert_array_equal(whole.box[row], box)
     assert (painted[(stacked == 0).all(axis=-1)] == 0).all()
+
+
+@pytest.mark.parametrize("waiting", [0, 10**3, 10**9])
+def test_triples_of_blocks_are_let_go_as_soon_as_they_are_counted(monkeypatch, waiting):
+    monkeypatch.setattr("orthoflow.reduce.columns._PENDING", waiting)
+    objects = [np.random.default_rng(o).integers(0, 3, (1, 20, 20)) for o in range(3)]
+    expected = triples([np.repeat(o, 50, axis=0) for o in objects])
+    held = []
+
+    def blocks():
+        for z in range(50):
+            table = triples(objects, (z, 0, 0))
+            held.append(weakref.ref(table.count))
+            yield table
+            if not waiting:
+                # What is being counted, what waits, and what the loop that counts still names.
+                assert sum(one() is not None for one in held) <= 3
+
+    found = merged(blocks())
+    for one, two in zip(found.columns().values(), expected.columns().values(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_triple_that_was_never_counted_is_found():

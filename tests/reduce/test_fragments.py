@@ -27,7 +27,7 @@ def test_fragments_are_the_components_of_planes_in_raster_order(labels, orientat
         pieces = components(plane, connectivity=2, background=0)
         expected.append(np.where(pieces, pieces + count, 0))
         count += pieces.max()
-    np.testing.assert_array_equal(found.paint(), expected)
+    np.testing.assert_array_equal(found.volume().transpose(FRAMES[orientation]), expected)
     assert found.count == count
     first = [planes[np.asarray(expected) == k][0] for k in range(1, count + 1)]
     np.testing.assert_array_equal(found.label, first)
@@ -46,7 +46,7 @@ def test_laid_out_is_a_transposed_copy(array, order):
 def test_diagonal_pixels_are_one_component_and_rows_do_not_wrap():
     plane = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 2], [2, 0, 0]]])
     np.testing.assert_array_equal(
-        fragments(plane, 0).paint(), [[[1, 0, 0], [0, 1, 0], [0, 0, 2], [3, 0, 0]]]
+        fragments(plane, 0).volume(), [[[1, 0, 0], [0, 1, 0], [0, 0, 2], [3, 0, 0]]]
     )
 
 

@@ -134,6 +134,14 @@ def test_tables_do_not_depend_on_blocks(block, seed, coarse):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("waiting", [0, 500])
+def test_when_tables_are_summed_does_not_show(monkeypatch, waiting):
+    monkeypatch.setattr("orthoflow.reduce.columns._PENDING", waiting)
+    labels = oracle.volumes(2, SHAPE)
+    for block in BLOCKS:
+        assert_same(tables_in_blocks(labels, block)[1].tables, tables_of(labels))
+
+
 def test_components_join_across_the_corner_of_four_blocks():
     plane = np.zeros((1, 4, 4), int)
     plane[0, 1, 1] = plane[0, 2, 2] = 7
