@@ -64,12 +64,19 @@ def label_job(drive: driver.Drive) -> tuple[LabelJob, Rule]:
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"the record of output {drive.output} names no labels: {error}") from error
-    planes = {"sources": facts["sources"], "label_divisor": divisor, "region": str(outline.region)}
+    crossings = rule.crossings(views=len(sources))
+    planes = {
+        "sources": facts["sources"],
+        "label_divisor": divisor,
+        "region": str(outline.region),
+        "crossings": crossings,
+    }
     job = LabelJob(
         sources=sources,
         region=outline.region,
         block=outline.block,
         label_divisor=divisor,
+        crossings=crossings,
         output=outline.output,
         target=drive.output,
         fingerprint=drive.fingerprint,

@@ -55,12 +55,14 @@ class LabelJob:
     """Voxels of the sources that are looked at; the output covers them."""
     block: Triple
     label_divisor: int | None
+    crossings: bool
+    """Whether what fragments of two orientations share is counted; the rule may need none."""
     output: OutputSpec
     target: str
     fingerprint: str
     """Of the run; markers carry it."""
     planes_key: str
-    """Folder of the tables that follow from the sources alone."""
+    """Folder of the tables that follow from the sources alone, with or without crossings."""
     rule_key: str
     """Folder of the tables that depend on the rule too."""
     storage_options: Options
@@ -80,7 +82,11 @@ def look(job: LabelJob, number: Triple) -> Tally:
         labels = _labels(job, box, tally, further=1)
     with tally.stage("tables"):
         found = block_tables(
-            labels, box=box, shape=job.region.shape, label_divisor=job.label_divisor
+            labels,
+            box=box,
+            shape=job.region.shape,
+            label_divisor=job.label_divisor,
+            crossings=job.crossings,
         )
         _keep(job, job.planes_key, PLANES, number, found)
     return tally
