@@ -99,7 +99,7 @@ def planes_of(
 def instances(views: dict[str, Labels], rule: Rule) -> tuple[Labels, dict[str, float]]:
     """Labels (z, y, x) and CPU seconds of the steps."""
     clock = [time.process_time()]
-    joined = merge([block_tables(views, crossings=rule.instances == "components")])
+    joined = merge([block_tables(views, crossings=rule.crossings(views=len(views)))])
     clock.append(time.process_time())
     number, found = rule.objects(joined.tables)
     clock.append(time.process_time())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from orthoflow import driver, passes
+from orthoflow import driver, labeljob, passes
 from orthoflow.errors import BlockFailed
 from orthoflow.job import Tally
 from orthoflow.reduce.ends import EndRule, settle_ends, sum_ends
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from orthoflow.geometry.box import Triple
     from orthoflow.graph import Maker, Node
-    from orthoflow.passes import LabelJob
+    from orthoflow.labeljob import LabelJob
 
 T = TypeVar("T")
 
@@ -72,10 +72,10 @@ class Desk:
 
     def give_ids(self, of_block: Callable[[int, Triple], Any]) -> None:
         """Keep the labels of everything in each block, where that was not done."""
-        known = self.there(passes.IDS)
+        known = self.there(labeljob.IDS)
         for index, block in enumerate(self.numbers):
             if block not in known:
-                self.keep(passes.IDS, block, Ids(of_block(index, block)))
+                self.keep(labeljob.IDS, block, Ids(of_block(index, block)))
 
 
 def decide(desk: Desk) -> None:
@@ -96,12 +96,12 @@ def _decide_ends(desk: Desk, rule: EndRule) -> Objects:
     facts = desk.drive.record["labels"]
     z, y, x = facts["shape"]
     with desk.tally.stage("instances"):
-        table = sum_ends(desk.read(passes.ends_at))
+        table = sum_ends(desk.read(labeljob.ends_at))
         label, objects = settle_ends(table, (z, y, x), facts["axes"], rule)
         ids = label.astype(id_dtype(label))
 
         def of_block(_: int, block: Triple) -> Any:
-            return ids[np.searchsorted(table.index, passes.ends_at(desk.job, block).index)]
+            return ids[np.searchsorted(table.index, labeljob.ends_at(desk.job, block).index)]
 
         desk.give_ids(of_block)
     return objects
@@ -109,9 +109,9 @@ def _decide_ends(desk: Desk, rule: EndRule) -> Objects:
 
 def _decide_classes(desk: Desk, rule: SolidRule) -> Objects:
     job = desk.job
-    desk.over("pieces", passes.divide, desk.there(passes.PIECES, job.planes_key))
+    desk.over("pieces", passes.divide, desk.there(labeljob.PIECES, job.planes_key))
     with desk.tally.stage("instances"):
-        found = rule.merge(desk.read(passes.pieces_at))
+        found = rule.merge(desk.read(labeljob.pieces_at))
         wide = id_dtype(np.array([len(found.solids)]))
         desk.give_ids(lambda index, _: found.lookup(index).astype(wide))
     solids = found.solids
@@ -120,26 +120,26 @@ def _decide_classes(desk: Desk, rule: SolidRule) -> Objects:
 
 def _decide_planes(desk: Desk, rule: Rule) -> Objects:
     job = desk.job
-    desk.over("tables", passes.look, desk.there(passes.PLANES, job.planes_key))
+    desk.over("tables", passes.look, desk.there(labeljob.PLANES, job.planes_key))
     with desk.tally.stage("objects"):
-        joined = merge(desk.read(passes.tables_at))
+        joined = merge(desk.read(labeljob.tables_at))
         number, objects = rule.objects(joined.tables)
-        known = desk.there(passes.OBJECTS)
+        known = desk.there(labeljob.OBJECTS)
         for index, block in enumerate(desk.numbers):
             if block not in known:
                 lookups = object_lookups(joined, number, index)
                 wide = {name: array.astype("int64") for name, array in lookups.items()}
                 named = np.array([len(objects)])
-                desk.keep(passes.OBJECTS, block, Lookups(**wide, named=named))
+                desk.keep(labeljob.OBJECTS, block, Lookups(**wide, named=named))
         del joined
-    desk.over("triples", passes.count, desk.there(passes.TRIPLES))
+    desk.over("triples", passes.count, desk.there(labeljob.TRIPLES))
     with desk.tally.stage("instances"):
-        table = merged(iter(desk.read(passes.triples_at)))
+        table = merged(iter(desk.read(labeljob.triples_at)))
         verdict = rule.verdict(table, objects, views=len(job.sources))
         ids = verdict.label.astype(id_dtype(verdict.label))
 
         def of_block(_: int, block: Triple) -> Any:
-            here = passes.triples_at(job, block).objects
+            here = labeljob.triples_at(job, block).objects
             columns = [here[:, i].reshape(1, 1, -1) for i in range(3)]
             return apply(columns, table, ids).ravel().astype(ids.dtype)
 
@@ -149,13 +149,13 @@ def _decide_planes(desk: Desk, rule: Rule) -> Objects:
 
 def _fill(desk: Desk, objects: Objects) -> Objects:
     """Objects with the holes that they alone enclose."""
-    desk.over("holes", passes.gaps, desk.there(passes.HOLES))
+    desk.over("holes", passes.gaps, desk.there(labeljob.HOLES))
     with desk.tally.stage("holes"):
-        found = merge_holes(desk.read(passes.gaps_at))
-        known = desk.there(passes.FILLS)
+        found = merge_holes(desk.read(labeljob.gaps_at))
+        known = desk.there(labeljob.FILLS)
         for index, block in enumerate(desk.numbers):
             if block not in known:
-                desk.keep(passes.FILLS, block, Fills(found.lookup(index)))
+                desk.keep(labeljob.FILLS, block, Fills(found.lookup(index)))
         size = objects.size.copy()
         size[found.filled.label - 1] += found.filled.size
     return replace(objects, size=size)

@@ -78,7 +78,6 @@ def run_demo(  # noqa: PLR0913 - what a demo can be told, by name
     say(f"volume: {' x '.join(map(str, shape))} voxels of touching cells -> {volume}")
     write_volume(volume, made.image, truth, made.voxel_size)
     say(f"run: {MODELS[task]} in planes xy, xz and yz on a local Dask cluster -> {output}")
-    own = {"disagreement": True, "keep_stacks": True} if semantic else {"min_size": _LEAST_SIZE}
     where: dict[str, Any] = {
         "model": MODELS[task],
         "cluster": local_kind(wishes, otherwise="processes"),
@@ -86,15 +85,8 @@ def run_demo(  # noqa: PLR0913 - what a demo can be told, by name
         "block": _BLOCK,
         "progress": progress,
     }
-    report = run(volume, output, output="both", **where, **own)
+    report, stacks = _segmented(volume, output, where, say, semantic=semantic)
     consensus = read_level(output, "labels/segmentation", 0)
-    if semantic:
-        stacks = {name: read_level(output, f"stacks/{name}", 0) for name in _ORIENTATIONS}
-    else:
-        say("run: each orientation alone, to compare")
-        alone = folder / "alone.zarr"
-        stacks = {name: _alone(volume, alone, name, where) for name in _ORIENTATIONS}
-        shutil.rmtree(alone)
     answers = {**stacks, "consensus": consensus}
     score = overlap_scores if semantic else object_scores
     scores = {name: score(labels, truth) for name, labels in answers.items()}
@@ -112,6 +104,27 @@ def run_demo(  # noqa: PLR0913 - what a demo can be told, by name
         objects=not semantic,
     )
     return DemoResult(volume, output, picture, scores, report)
+
+
+def _segmented(
+    volume: Path,
+    output: Path,
+    where: dict[str, Any],
+    say: Callable[[str], None],
+    *,
+    semantic: bool,
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """The report of a run, and what each orientation alone would have said."""
+    if semantic:
+        more: dict[str, Any] = {"disagreement": True, "keep_stacks": True}
+        report = run(volume, output, output="both", **where, **more)
+        return report, {name: read_level(output, f"stacks/{name}", 0) for name in _ORIENTATIONS}
+    report = run(volume, output, output="both", min_size=_LEAST_SIZE, **where)
+    say("run: each orientation alone, to compare")
+    alone = output.parent / "alone.zarr"
+    stacks = {name: _alone(volume, alone, name, where) for name in _ORIENTATIONS}
+    shutil.rmtree(alone)
+    return report, stacks
 
 
 def _alone(volume: Path, output: Path, name: str, where: dict[str, Any]) -> npt.NDArray[Any]:

@@ -16,8 +16,9 @@ from orthoflow.errors import BadInput
 from orthoflow.geometry.output import CLASSES, ENDS, PLANES
 from orthoflow.job import Tally
 from orthoflow.kernels.allocator import keep_freed_memory
-from orthoflow.passes import LabelJob
+from orthoflow.labeljob import LabelJob
 from orthoflow.records import fingerprint_of
+from orthoflow.reduce.engine import Rule
 from orthoflow.reduce.fragments import ORIENTATION_NAMES
 from orthoflow.reduce.matching import Objects
 from orthoflow.reduce.solidengine import SolidRule
@@ -46,7 +47,7 @@ def label_job(drive: driver.Drive) -> LabelJob:
         facts = drive.record["labels"]
         kind = facts["kind"]
         rule = rule_in_force(drive)
-        divisor, known, planes_key = None, None, ends_key(drive.fingerprint)
+        divisor, known, crossings, planes_key = None, None, False, ends_key(drive.fingerprint)
         sources: tuple[tuple[str, VolumeRef], ...]
         if kind == "ends":
             sources = ((ENDS_STEP, _own(drive, ENDS)),)
@@ -61,8 +62,9 @@ def label_job(drive: driver.Drive) -> LabelJob:
                 for name in ORIENTATION_NAMES
                 if name in facts["orientations"]
             )
-            looked = {"sources": known, "label_divisor": divisor, "region": str(outline.region)}
-            planes_key = _key(drive, looked)
+            crossings = isinstance(rule, Rule) and rule.crossings(views=len(sources))
+            looked = {"sources": known, "label_divisor": divisor, "crossings": crossings}
+            planes_key = _key(drive, {**looked, "region": str(outline.region)})
     except (KeyError, TypeError) as error:
         raise BadInput(f"the record of output {drive.output} names no labels: {error}") from error
     return LabelJob(
@@ -74,6 +76,7 @@ def label_job(drive: driver.Drive) -> LabelJob:
         region=outline.region,
         block=outline.block,
         label_divisor=divisor,
+        crossings=crossings,
         output=outline.output,
         target=drive.output,
         fingerprint=drive.fingerprint,

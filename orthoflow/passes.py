@@ -7,29 +7,37 @@ found in a table there, so that it can be done again, anywhere, or not at all.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.output import CLASSES
 from orthoflow.job import Tally
 from orthoflow.kernels.allocator import keep_freed_memory
-from orthoflow.reduce.blocktables import BlockTables, block_tables
-from orthoflow.reduce.ends import EndRule, EndTable, labels_of_ends
-from orthoflow.reduce.engine import Rule, block_objects
+from orthoflow.labeljob import (
+    FILLS,
+    HOLES,
+    IDS,
+    OBJECTS,
+    PIECES,
+    PLANES,
+    TRIPLES,
+    LabelJob,
+    ends_at,
+    triples_at,
+)
+from orthoflow.reduce.blocktables import block_tables
+from orthoflow.reduce.ends import labels_of_ends
+from orthoflow.reduce.engine import block_objects
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES
-from orthoflow.reduce.holes import HoleTables, fill, hole_tables
+from orthoflow.reduce.holes import fill, hole_tables
 from orthoflow.reduce.lookups import Fills, Ids, Lookups
-from orthoflow.reduce.solidengine import SolidRule
-from orthoflow.reduce.tablefile import dump, load
-from orthoflow.reduce.triples import Triples, apply, triples
+from orthoflow.reduce.triples import apply, triples
 from orthoflow.stores.markers import Marker, block_marker_name, create_marker
 from orthoflow.stores.ome import write_box
-from orthoflow.stores.patience import patiently
-from orthoflow.stores.tables import ENDS_STEP, create_table, read_table
+from orthoflow.stores.tables import ENDS_STEP
 from orthoflow.stores.volumes import read_box
 
 if TYPE_CHECKING:
@@ -38,58 +46,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from orthoflow.geometry.box import Triple
-    from orthoflow.geometry.output import OutputSpec
-    from orthoflow.reduce.basins import BasinTables
-    from orthoflow.reduce.solids import SolidTables
     from orthoflow.stores.stamps import Stamp
-    from orthoflow.stores.urls import Options
-    from orthoflow.stores.volumes import VolumeRef
-
-T = TypeVar("T")
-
-PLANES, OBJECTS, TRIPLES, IDS = "planes", "objects", "triples", "ids"
-"""Tables: of a block's fragments, the object of each, a block's triples, the label of each."""
-PIECES, HOLES, FILLS = "pieces", "holes", "fills"
-"""Tables: of a block's pieces of classes, its pieces of background, what each of these is filled
-with. The label of a piece of classes, or of an end, is in IDS, too."""
-
-LabelKind = Literal["planes", "ends", "classes"]
-"""What instances are made from: labels of planes, where voxels end that follow a flow, classes."""
-
-AnyRule = Rule | EndRule | SolidRule
-"""How they are made, one for each kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelJob:
-    """What all tasks of the passes share."""
-
-    kind: LabelKind
-    rule: AnyRule
-    sources: tuple[tuple[str, VolumeRef], ...]
-    """Per-plane labels by orientation; where voxels end, or classes, as the only one."""
-    start: Triple
-    """Voxel of the sources with which the output begins."""
-    region: Box
-    """Voxels of the volume that the output covers."""
-    block: Triple
-    label_divisor: int | None
-    output: OutputSpec
-    target: str
-    fingerprint: str
-    """Of the run; markers carry it."""
-    planes_key: str
-    """Folder of the tables that follow from the sources alone."""
-    rule_key: str
-    """Folder of the tables that depend on the rule too."""
-    storage_options: Options
-    patience: float
-
-    def box_of(self, number: Triple) -> Box:
-        """Block of this number, in voxels of the output."""
-        start = tuple(n * side for n, side in zip(number, self.block, strict=True))
-        stop = (min(a + b, n) for a, b, n in zip(start, self.block, self.region.shape, strict=True))
-        return Box(start, tuple(stop))  # type: ignore[arg-type]
 
 
 def look(job: LabelJob, number: Triple) -> Tally:
@@ -99,9 +56,13 @@ def look(job: LabelJob, number: Triple) -> Tally:
         labels = _labels(job, box, tally, further=1)
     with tally.stage("tables"):
         found = block_tables(
-            labels, box=box, shape=job.region.shape, label_divisor=job.label_divisor
+            labels,
+            box=box,
+            shape=job.region.shape,
+            label_divisor=job.label_divisor,
+            crossings=job.crossings,
         )
-        _keep(job, job.planes_key, PLANES, number, found)
+        job.keep(job.planes_key, PLANES, number, found)
     return tally
 
 
@@ -111,7 +72,7 @@ def count(job: LabelJob, number: Triple) -> Tally:
     objects = _objects(job, number, _lookups(job, number), tally)
     with tally.stage("triples"):
         found = triples(objects, box.start)
-        _keep(job, job.rule_key, TRIPLES, number, found)
+        job.keep(job.rule_key, TRIPLES, number, found)
     return tally
 
 
@@ -120,8 +81,8 @@ def divide(job: LabelJob, number: Triple) -> Tally:
     box, tally = job.box_of(number), Tally(blocks=1)
     classes = _classes(job, number, tally)
     with tally.stage("tables"):
-        found = _solid(job).tables(classes, box=box, shape=job.region.shape)
-        _keep(job, job.planes_key, PIECES, number, found)
+        found = job.solid.tables(classes, box=box, shape=job.region.shape)
+        job.keep(job.planes_key, PIECES, number, found)
     return tally
 
 
@@ -131,7 +92,7 @@ def gaps(job: LabelJob, number: Triple) -> Tally:
     labels = _MAKERS[job.kind](job, number, tally)("")
     with tally.stage("holes"):
         found = hole_tables(labels, box=box, shape=job.region.shape)
-        _keep(job, job.rule_key, HOLES, number, found)
+        job.keep(job.rule_key, HOLES, number, found)
     return tally
 
 
@@ -149,7 +110,7 @@ def paint(job: LabelJob, number: Triple) -> Tally:
                 if kind != "stacks" and job.rule.fill_holes:
                     values = fill(
                         values,
-                        _kept(job, job.rule_key, FILLS, number, Fills).label.astype(np.int64),
+                        job.kept(job.rule_key, FILLS, number, Fills).label.astype(np.int64),
                     )
                 values = values.astype(array.dtype)
             with tally.stage("write"):
@@ -158,8 +119,7 @@ def paint(job: LabelJob, number: Triple) -> Tally:
     shown = box.moved(job.region.start)
     name = block_marker_name(number, "labels")
     marker = Marker(name, job.fingerprint, str(shown), tuple(written), asdict(tally))
-    new = _patiently(
-        job,
+    new = job.patiently(
         lambda: create_marker(job.target, marker, job.storage_options),
         f"mark labels {shown}",
     )
@@ -200,7 +160,7 @@ def _of_classes(
     """What gives the labels of a block from its classes."""
     classes, box = _classes(job, number, tally), job.box_of(number)
     with tally.stage("objects"):
-        pieces = _solid(job).pieces(classes, box=box, shape=job.region.shape)
+        pieces = job.solid.pieces(classes, box=box, shape=job.region.shape)
     ids = _ids(job, number)
     return lambda _: pieces.volume(ids)
 
@@ -208,45 +168,15 @@ def _of_classes(
 _MAKERS = {"planes": _of_planes, "ends": _of_ends, "classes": _of_classes}
 
 
-def _solid(job: LabelJob) -> SolidRule:
-    assert isinstance(job.rule, SolidRule)
-    return job.rule
-
-
 def _classes(job: LabelJob, number: Triple, tally: Tally) -> npt.NDArray[np.generic]:
     """Classes of a block, and around it as far as the rule looks."""
-    around = _solid(job).surroundings(job.box_of(number), job.region.shape)
+    around = job.solid.surroundings(job.box_of(number), job.region.shape)
     with tally.stage("read labels"):
         return _labels(job, around, tally, further=0)[CLASSES]
 
 
-def pieces_at(job: LabelJob, number: Triple) -> SolidTables | BasinTables:
-    """What `divide` found of a block."""
-    return _kept(job, job.planes_key, PIECES, number, _solid(job).table)
-
-
-def gaps_at(job: LabelJob, number: Triple) -> HoleTables:
-    """What `gaps` found of a block."""
-    return _kept(job, job.rule_key, HOLES, number, HoleTables)
-
-
 def _ids(job: LabelJob, number: Triple) -> npt.NDArray[np.unsignedinteger[Any]]:
-    return _kept(job, job.rule_key, IDS, number, Ids).label
-
-
-def ends_at(job: LabelJob, number: Triple) -> EndTable:
-    """What the task of the network left of a block."""
-    return _kept(job, job.planes_key, ENDS_STEP, number, EndTable)
-
-
-def tables_at(job: LabelJob, number: Triple) -> BlockTables:
-    """What `look` found of a block."""
-    return _kept(job, job.planes_key, PLANES, number, BlockTables)
-
-
-def triples_at(job: LabelJob, number: Triple) -> Triples:
-    """What `count` found of a block."""
-    return _kept(job, job.rule_key, TRIPLES, number, Triples)
+    return job.kept(job.rule_key, IDS, number, Ids).label
 
 
 def _started(job: LabelJob, number: Triple) -> tuple[Box, Tally]:
@@ -258,8 +188,7 @@ def _started(job: LabelJob, number: Triple) -> tuple[Box, Tally]:
 def _write(
     job: LabelJob, path: str, box: Box, values: npt.NDArray[Any], tally: Tally
 ) -> tuple[Stamp, ...]:
-    written = _patiently(
-        job,
+    written = job.patiently(
         lambda: write_box(job.target, job.output, path, 0, box, values, job.storage_options),
         f"write labels {box}",
     )
@@ -279,14 +208,14 @@ def _labels(
             stop[stack] = min(stop[stack] + further, job.region.shape[stack])
         z, y, x = stop
         here = Box(box.start, (z, y, x)).moved(job.start)
-        voxels = _patiently(job, functools.partial(read_box, ref, here), f"read {ref} {here}")
+        voxels = job.patiently(functools.partial(read_box, ref, here), f"read {ref} {here}")
         tally.bytes_read += voxels.nbytes
         found[name] = voxels[0]
     return found
 
 
 def _lookups(job: LabelJob, number: Triple) -> Lookups:
-    return _kept(job, job.rule_key, OBJECTS, number, Lookups)
+    return job.kept(job.rule_key, OBJECTS, number, Lookups)
 
 
 def _objects(
@@ -297,27 +226,3 @@ def _objects(
         labels = _labels(job, job.box_of(number), tally, further=0)
     with tally.stage("objects"):
         return block_objects(labels, lookups.by_name())
-
-
-def _keep(job: LabelJob, key: str, step: str, number: Triple, table: object) -> None:
-    _patiently(
-        job,
-        lambda: create_table(job.target, key, step, number, dump(table), job.storage_options),
-        f"write table {step} {number}",
-    )
-
-
-def _kept(job: LabelJob, key: str, step: str, number: Triple, kind: type[T]) -> T:
-    stored = _patiently(
-        job,
-        lambda: read_table(job.target, key, step, number, job.storage_options),
-        f"read table {step} {number}",
-    )
-    try:
-        return load(stored, kind)
-    except ValueError as error:
-        raise BadInput(f"table {step} {number} of {job.target}: {error}") from error
-
-
-def _patiently(job: LabelJob, deed: Callable[[], T], doing: str) -> T:
-    return patiently(deed, seconds=job.patience, doing=doing)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from orthoflow.errors import BadInput
 from orthoflow.geometry.facts import VolumeFacts
+from orthoflow.labeljob import AnyRule
 from orthoflow.options import RULE_OPTIONS, Options, names_given
-from orthoflow.passes import AnyRule
 from orthoflow.plan.labels import end_rule_of, rule_of, solid_rule_of
 from orthoflow.reduce.ends import EndRule
 from orthoflow.reduce.engine import Rule

@@ -15,6 +15,9 @@ import zarr
 import orthoflow as of
 from orthoflow.cli import main
 from orthoflow.errors import BadInput, BlockFailed
+from orthoflow.reduce.blocktables import BlockTables
+from orthoflow.reduce.tablefile import load
+from orthoflow.stores.tables import unpack
 from orthoflow.stores.verify import requeue, verify
 
 SHAPE = (22, 30, 26)
@@ -100,6 +103,25 @@ def test_how_the_work_is_cut_does_not_show(labels, stored, tmp_path, rule):
     for other in stacks[1:]:
         np.testing.assert_array_equal(other, stacks[0])
     assert all(stack.max() > 0 for stack in stacks[0])
+
+
+@pytest.mark.parametrize(
+    ("rule", "seen", "counted"),
+    [
+        ("components", ["xy", "xz", "yz"], True),
+        ("components", ["xz"], False),
+        ("empanada", ["xy", "xz", "yz"], False),
+    ],
+)
+def test_crossings_are_counted_for_those_who_need_them(stored, tmp_path, rule, seen, counted):
+    out = tmp_path / "out.zarr"
+    sources = {name: stored[name] for name in seen}
+    written(sources, out, instances=rule, votes=1, chunk=16, block=16, keep_stacks=False)
+    places = list(out.glob("orthoflow/tables/*/planes/*"))
+    assert len(places) == 8
+    tables = [load(unpack(place.read_bytes(), "it"), BlockTables) for place in places]
+    assert any(len(table.crossings) for table in tables) == counted
+    assert any(len(table.lines) for table in tables) == counted
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -74,7 +74,7 @@ def _objects(report: dict[str, Any]) -> Iterator[str]:
     """What was found, of an output with instances."""
     if "instances" in report:
         yield f"{report['instances']:,} instances"
-    if report["adrift"]:
+    if report.get("adrift"):
         yield (
             f"{report['adrift']:,} voxels are farther from the middle of their object than half "
             "of max_diameter: raise it, if that is many"

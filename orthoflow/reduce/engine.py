@@ -87,6 +87,10 @@ class Rule:
         if not 1 <= self.votes <= len(ORIENTATION_NAMES):
             raise BadInput(f"votes {self.votes} out of three orientations; use 1, 2 or 3")
 
+    def crossings(self, *, views: int) -> bool:
+        """Whether objects depend on what nodes of two orientations, of `views`, have in common."""
+        return self.instances == "components" and views > 1
+
     def objects(self, tables: Tables) -> tuple[Int, Objects]:
         """Object of each node, 0 where it is dropped, and the objects.
 
@@ -206,7 +210,7 @@ def consensus_of(
                 box=box,
                 shape=shape,
                 label_divisor=label_divisor,
-                crossings=rule.instances == "components",
+                crossings=rule.crossings(views=len(labels)),
             )
             for box in boxes
         ]
