@@ -10,6 +10,8 @@ import itertools
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from orthoflow import driver, passes
 from orthoflow.decisions import INSTANCES, WHOLE, Desk, decide
 from orthoflow.errors import BadInput
@@ -76,6 +78,7 @@ def label_job(drive: driver.Drive) -> LabelJob:
         region=outline.region,
         block=outline.block,
         label_divisor=divisor,
+        cells=known is None and divisor is not None,
         crossings=crossings,
         output=outline.output,
         target=drive.output,
@@ -107,12 +110,15 @@ def _own(drive: driver.Drive, path: str) -> VolumeRef:
 
 
 def instance_counts(drive: driver.Drive, job: LabelJob) -> dict[str, Any]:
-    """How many instances were found, for the report."""
+    """How many instances were found, of each class, for the report."""
     stored = read_table(drive.output, job.rule_key, INSTANCES, WHOLE, job.storage_options)
     try:
-        return {"instances": len(load(stored, Objects))}
+        objects = load(stored, Objects)
     except ValueError as error:
         raise BadInput(f"the table of instances of {drive.output}: {error}") from error
+    classes, counts = np.unique(objects.klass, return_counts=True)
+    of_classes = {str(one): int(n) for one, n in zip(classes, counts, strict=True)}
+    return {"instances": len(objects), "instances_of_classes": of_classes}
 
 
 def _key(drive: driver.Drive, facts: dict[str, Any]) -> str:

@@ -56,6 +56,8 @@ class LabelJob:
     """Voxels of the volume that the output covers."""
     block: Triple
     label_divisor: int | None
+    cells: bool
+    """Whether labels of planes are class of the pixel * label_divisor + cell."""
     crossings: bool
     """Whether what fragments of two orientations share is counted; the rule may need none."""
     output: OutputSpec

@@ -60,6 +60,7 @@ def look(job: LabelJob, number: Triple) -> Tally:
             box=box,
             shape=job.region.shape,
             label_divisor=job.label_divisor,
+            cells=job.cells,
             crossings=job.crossings,
         )
         job.keep(job.planes_key, PLANES, number, found)
@@ -225,4 +226,5 @@ def _objects(
     with tally.stage("read labels"):
         labels = _labels(job, job.box_of(number), tally, further=0)
     with tally.stage("objects"):
-        return block_objects(labels, lookups.by_name())
+        divisor = job.label_divisor if job.cells else None
+        return block_objects(labels, lookups.by_name(), divisor)

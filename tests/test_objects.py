@@ -21,6 +21,7 @@ from orthoflow.options import Options
 from orthoflow.stores.ome import read_record
 from orthoflow.stores.verify import requeue, verify
 from orthoflow.training.synthetic import OBJECTS, make_volume
+from tests import nets
 
 SHAPE = (29, 52, 64)
 WHOLE = {"block": 64, "chunk": 64}
@@ -393,6 +394,30 @@ def test_empanadas_median_over_whole_stacks(volume, tmp_path):
     first, second, plain = (arrays_of(tmp_path / f"{number}.zarr") for number in range(3))
     assert_alike(first, second)
     assert (first["planes/xy"] != plain["planes/xy"]).any()
+
+
+@pytest.mark.parametrize(
+    "cut", [{"block": 32, "chunk": 32}, {"block": (9, 16, 32), "chunk": (9, 8, 16)}]
+)
+def test_an_object_has_the_class_of_most_of_its_pixels(cut, tmp_path):
+    """Cubes of 8 voxels in two classes, a fifth of the voxels in the wrong one."""
+    dice = np.random.default_rng(2)
+    z, y, x = np.indices((16, 24, 32)) // 8
+    truth = (1 + (z + y + x) % 2).astype(np.uint8)
+    noisy = np.where(dice.random(truth.shape) < 0.2, 3 - truth, truth).astype(np.uint8)
+    facts = {"outputs": 6, "task": "panoptic", "divisor": 8, "stride": 8, "reach": 0}
+    model = of.Model.from_torch(nets.Squares(), **facts)
+    out = tmp_path / "out.zarr"
+    where = {"model": model, "cluster": "synchronous", "skip_empty": False, "max_diameter": 16}
+    report = of.run(noisy, out, **where, **cut)
+    labels = arrays_of(out)["labels/segmentation"]
+    cubes = z * 100 + y * 10 + x
+    assert report["instances"] == len(np.unique(cubes)) == len(np.unique(labels)) == 24
+    assert len(np.unique(np.stack([labels.ravel(), cubes.ravel()]), axis=1).T) == 24
+    assert report["instances_of_classes"] == {"1": 12, "2": 12}
+    # Numbered class by class.
+    first = labels[truth == 1].max()
+    assert (labels[truth == 2] > first).all()
 
 
 def test_the_record_says_how_instances_were_found(volume, tmp_path):

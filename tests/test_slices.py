@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from matplotlib.image import imread
 from scipy import ndimage
@@ -42,22 +41,11 @@ def stored(made, tmp_path_factory):
     return folder / "image.zarr", folder / "truth.zarr"
 
 
-class Squares(torch.nn.Module):
-    """Three classes by the value of a pixel; squares of 8 pixels that know their middles."""
-
-    def forward(self, tiles):
-        classes = [-40 * (tiles - value) ** 2 for value in (0, 1, 2)]
-        down, right = (4.0 - torch.arange(n) % 8 for n in tiles.shape[2:])
-        peak = ((down[:, None] == 0) & (right == 0)) * 0.8
-        heads = [one.expand_as(tiles) for one in (peak, down[:, None], right)]
-        return torch.cat([*classes, *heads], 1)
-
-
 @pytest.fixture(scope="module")
 def squares():
     """A model of two kinds of things."""
     facts = {"outputs": 6, "task": "panoptic", "divisor": 8, "stride": 8, "reach": 0}
-    return of.Model.from_torch(Squares(), **facts)
+    return of.Model.from_torch(nets.Squares(), **facts)
 
 
 def planes_of(out, name):

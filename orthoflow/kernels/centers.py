@@ -86,7 +86,7 @@ def label_cells(
     Notes
     -----
     The class of a cell is the one most of its pixels have, and a cell may lie in many boxes:
-    `count_classes` of every box, added up, say which (`settle_classes`).
+    `orthoflow.reduce.kinds` counts them.
     """
     _require_cover(classes, heads, window, rule)
     heat, offsets, start = _on_grid(heads, window, rule)

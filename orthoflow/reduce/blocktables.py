@@ -25,10 +25,9 @@ from orthoflow.reduce.fragments import (
     runs_of,
     slabs,
 )
+from orthoflow.reduce.kinds import MOST_CLASSES, Kinds, cells_and_classes, count_kinds
 from orthoflow.reduce.lines import count_lines, line_extents, line_places
 from orthoflow.reduce.tables import Contacts, Nodes, Overlaps, Pairs, Rows, tally
-
-_CLASSES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class BlockTables:
     lines: Int
     contacts: Contacts
     faces: Faces
+    kinds: Kinds
 
 
 def block_tables(
@@ -74,6 +74,7 @@ def block_tables(
     box: Box | None = None,
     shape: Triple | None = None,
     label_divisor: int | None = None,
+    cells: bool = False,
     crossings: bool = True,
 ) -> BlockTables:
     """Tables of the block `box` of a volume of `shape`; of the whole volume unless they are given.
@@ -87,6 +88,9 @@ def block_tables(
         Where the block lies, and the shape of the volume.
     label_divisor
         Where given, a label's class is label // label_divisor; else there is one class, 1.
+    cells
+        Whether labels are the pixels' classes * label_divisor + cells: then components are those of
+        cells, and have the class of most of their pixels (`orthoflow.reduce.kinds`).
     crossings
         Whether to count what fragments of two orientations share; the rule "empanada" needs none.
 
@@ -101,14 +105,18 @@ def block_tables(
     if shape is None:
         shape = _volume(given[0][1])
     box = Box.whole(shape) if box is None else box
-    sides, base = [], 0
+    sides, base, kinds = [], 0, []
     for o, array in given:
-        sides.append(_Side.of(array, o, base, box, shape))
+        divisor = label_divisor if cells else None
+        own, classes = (array, None) if divisor is None else cells_and_classes(array, divisor)
+        sides.append(_Side.of(own, o, base, box, shape))
+        kinds.append(sides[-1].kinds(classes))
         base += sides[-1].own
     label = np.concatenate([side.found.label[: side.own] for side in sides])
     orientation, plane, first, area, extent = joined([side.nodes() for side in sides])
     overlaps, ahead = zip(*(side.followers() for side in sides), strict=True)
-    nodes = Nodes(orientation, plane, first, area, extent, _classes(label, label_divisor))
+    klass = _classes(label, None if cells else label_divisor)
+    nodes = Nodes(orientation, plane, first, area, extent, klass)
     return BlockTables(
         shape,
         box,
@@ -120,6 +128,7 @@ def block_tables(
         _lines(nodes, sides if crossings else []),
         Contacts.summed(*joined([side.contacts() for side in sides])),
         Faces(*joined([face for side in sides for face in side.faces()])),
+        Kinds(*joined(kinds)),
     )
 
 
@@ -134,11 +143,11 @@ def _classes(label: Int, divisor: int | None) -> npt.NDArray[np.uint8]:
     if divisor is None:
         return np.ones(len(label), np.uint8)
     klass = label // divisor
-    if len(klass) and not 1 <= klass.min() <= klass.max() <= _CLASSES:
-        odd = label[(klass < 1) | (klass > _CLASSES)][0]
+    if len(klass) and not 1 <= klass.min() <= klass.max() <= MOST_CLASSES:
+        odd = label[(klass < 1) | (klass > MOST_CLASSES)][0]
         raise BadInput(
             f"label {odd} is of class {odd // divisor} with label_divisor {divisor}; classes are "
-            f"1 to {_CLASSES}: labels from {divisor + 1} on, or leave out label_divisor"
+            f"1 to {MOST_CLASSES}: labels from {divisor + 1} on, or leave out label_divisor"
         )
     return klass.astype(np.uint8)
 
@@ -176,6 +185,15 @@ class _Side:
         end = int(np.searchsorted(found.start, stop))
         own = int(found.number[:end].max(initial=0))
         return cls(orientation, base, found, own, spans, tuple(shape[axis] for axis in frame))
+
+    def kinds(self, classes: npt.NDArray[Any] | None) -> tuple[Int, Int, Int]:
+        """Columns of `Kinds` from classes (z, y, x) of the pixels, where there are several."""
+        if classes is None:
+            return (np.zeros(0, np.int64),) * 3
+        numbers = np.ascontiguousarray(self.painted())
+        z, y, x = numbers.shape
+        number, klass, pixels = count_kinds(numbers, np.ascontiguousarray(classes[:z, :y, :x]))
+        return number + self.base, klass, pixels
 
     def inked(self) -> tuple[Runs, Int]:
         """Runs that are not background, and their fragments."""

@@ -64,9 +64,9 @@ class Verdict:
 
 
 def settle(triples: Triples, decision: Decision, *, min_size: int, min_extent: int) -> Verdict:
-    """Final labels 1..n of triples: instances that are large enough, in the rule's own order.
+    """Final labels 1..n of triples: instances that are large enough, class by class.
 
-    An instance counts all voxels that it claims. Where two claim the same voxels the later one
+    Within a class they are in the rule's own order. An instance counts all voxels that it claims. Where two claim the same voxels the later one
     has them; a label without voxels of its own is not given.
     """
     claims, count = decision.claims, len(decision.klass)
@@ -79,8 +79,11 @@ def settle(triples: Triples, decision: Decision, *, min_size: int, min_extent: i
     kept = claims.take(keep[claims.instance])
     label = np.zeros(len(triples), np.int64)
     np.maximum.at(label, kept.row, kept.instance)
-    given, final = np.unique(np.append(0, label), return_inverse=True)
-    label = final[1:]
+    given = np.unique(np.append(0, label))
+    given[1:] = given[1:][np.argsort(decision.klass[given[1:] - 1], kind="stable")]
+    rank = np.zeros(count + 1, np.int64)
+    rank[given] = np.arange(len(given))
+    label = rank[label]
     of = np.flatnonzero(label)
     size = np.zeros(len(given), np.int64)
     np.add.at(size, label[of], triples.count[of])

@@ -31,6 +31,7 @@ from orthoflow.reduce.consensus import (
     settle,
 )
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES, Int, fragments
+from orthoflow.reduce.kinds import cells_and_classes
 from orthoflow.reduce.matching import Objects, match_stacks, objects_of
 from orthoflow.reduce.merging import Merged, merge
 from orthoflow.reduce.planewise import DIVISOR, numbered_in_planes
@@ -147,12 +148,13 @@ class Consensus:
 
 
 def block_objects(
-    labels: Labels, lookups: Mapping[str, npt.NDArray[np.integer]]
+    labels: Labels, lookups: Mapping[str, npt.NDArray[np.integer]], divisor: int | None = None
 ) -> list[npt.NDArray[np.integer]]:
     """Objects (z, y, x) of xy, xz and yz in a block; 0 where an orientation is missing.
 
     `labels` are those of the block alone, without further planes; a lookup has the object of each
-    fragment of the block, from fragment 0 (none) on.
+    fragment of the block, from fragment 0 (none) on. With a `divisor` labels are class * divisor +
+    cell, and fragments those of cells.
     """
     some = next(iter(labels.values()))
     found = []
@@ -160,7 +162,8 @@ def block_objects(
         if name in labels:
             # A byte less per voxel is a byte less to fetch, for whoever looks at the voxels.
             inks = lookups[name].astype(np.min_scalar_type(int(lookups[name].max(initial=0))))
-            found.append(fragments(labels[name], orientation).volume(inks))
+            own = labels[name] if divisor is None else cells_and_classes(labels[name], divisor)[0]
+            found.append(fragments(own, orientation).volume(inks))
         else:
             found.append(np.zeros(some.shape, np.uint8))
     return found
@@ -181,7 +184,12 @@ def id_dtype(number: npt.NDArray[np.integer]) -> type[np.unsignedinteger[Any]]:
 
 
 def consensus_of(
-    labels: Labels, rule: Rule, *, block: Triple | None = None, label_divisor: int | None = None
+    labels: Labels,
+    rule: Rule,
+    *,
+    block: Triple | None = None,
+    label_divisor: int | None = None,
+    cells: bool = False,
 ) -> Consensus:
     """Consensus of whole arrays in memory, worked out in blocks of `block` voxels where given.
 
@@ -195,6 +203,9 @@ def consensus_of(
         Voxels of a block along z, y, x; it does not show in the answer.
     label_divisor
         Where given, a label's class is label // label_divisor; else there is one class.
+    cells
+        Whether that is the class of a pixel, and label % label_divisor its cell, whatever class its
+        other pixels have; a component of a cell has the class of most of its pixels.
 
     Raises
     ------
@@ -210,14 +221,16 @@ def consensus_of(
                 box=box,
                 shape=shape,
                 label_divisor=label_divisor,
+                cells=cells,
                 crossings=rule.crossings(views=len(labels)),
             )
             for box in boxes
         ]
     )
     number, objects = rule.objects(joined.tables)
+    divisor = label_divisor if cells else None
     volumes = [
-        block_objects(_cut(labels, box, 0), object_lookups(joined, number, index))
+        block_objects(_cut(labels, box, 0), object_lookups(joined, number, index), divisor)
         for index, box in enumerate(boxes)
     ]
     table = merged(triples(v, box.start) for v, box in zip(volumes, boxes, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from orthoflow.geometry.box import Triple
 from orthoflow.reduce.blocktables import BlockTables, Faces
 from orthoflow.reduce.columns import joined, sort_order
 from orthoflow.reduce.fragments import FRAMES, Int, Runs, groups, meetings
+from orthoflow.reduce.kinds import settle_kinds
 from orthoflow.reduce.lines import add_lines, line_extents, line_places
 from orthoflow.reduce.tables import Contacts, Crossings, Nodes, Overlaps, Tables, key_sums
 
@@ -56,13 +57,14 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
     a, b, shared = _across(faces, fragments.orientation, shape)
     alike = label[a] == label[b]
     node, nodes = _join(fragments, groups(len(label), a[alike], b[alike]))
-    overlaps, contacts, crossings = key_sums(2), key_sums(2), key_sums(2)
+    overlaps, contacts, crossings, kinds = (key_sums(2) for _ in range(4))
     lines, places = np.zeros(int(line_extents(nodes).sum()), np.int64), line_places(nodes)
     sides = ~alike & (shared > 0)
     contacts.add([*np.sort([node[a[sides]], node[b[sides]]], axis=0), shared[sides]])
     for index, block in enumerate(blocks):
         here = np.concatenate([np.zeros(1, np.int64), node[bounds[index, 0] : bounds[index, 3]]])
-        near = block.contacts
+        near, kind = block.contacts, block.kinds
+        kinds.add([here[kind.fragment], kind.klass, kind.count])
         contacts.add([*np.sort([here[near.a], here[near.b]], axis=0), near.count])
         for table, total in ((block.overlaps, overlaps), (block.crossings, crossings)):
             total.add([here[table.a], here[table.b], table.count])
@@ -77,6 +79,9 @@ def merge(blocks: Sequence[BlockTables]) -> Merged:
                 overlaps.add([here[ahead.a], there, ahead.count])
         if len(block.lines):
             add_lines(lines, places, block.fragments, here[1:] - 1, block.lines)
+    own, klass, count = kinds.total()
+    if len(own):
+        nodes = replace(nodes, klass=settle_kinds(own, klass, count, len(nodes)))
     tables = Tables(
         shape,
         nodes,

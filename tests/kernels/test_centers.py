@@ -12,12 +12,6 @@ from hypothesis import strategies as st
 
 from orthoflow.geometry.cells import CellRule, Window, cells_needed, no_center
 from orthoflow.kernels.centers import Heads, harden, label_cells
-from orthoflow.kernels.classes import (
-    ClassCounts,
-    count_classes,
-    merge_classes,
-    settle_classes,
-)
 from orthoflow.kernels.medians import recursive_median
 
 COARSE = CellRule(center_threshold=0.1, center_distance=3, reach=12, step=4, zoom=1)
@@ -303,58 +297,6 @@ def test_classes_of_probabilities_and_logits(channels, threshold, seed):
         again = harden(shares, threshold=threshold, probabilities=True)
         assert torch.equal(again, (shares[0] >= threshold).to(torch.uint8))
     np.testing.assert_array_equal(found, expected)
-
-
-@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.data())
-def test_counts_of_boxes_add_up_to_those_of_the_plane(planes, rows, columns, data):
-    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    labels = torch.from_numpy(rng.integers(0, 4, (planes, rows, columns)))
-    kinds = torch.from_numpy(rng.integers(1, 4, labels.shape).astype(np.uint8))
-    once = count_classes(labels, kinds, 5)
-    cuts = [data.draw(st.integers(0, n)) for n in labels.shape]
-    parts = []
-    for k in ((0, cuts[0]), (cuts[0], planes)):
-        for y in ((0, cuts[1]), (cuts[1], rows)):
-            for x in ((0, cuts[2]), (cuts[2], columns)):
-                box = (slice(*k), slice(*y), slice(*x))
-                if labels[box].numel():
-                    parts.append(count_classes(labels[box], kinds[box], 5 + k[0]))
-    together = merge_classes(parts)
-    expected = {}
-    for k, y, x in np.ndindex(*labels.shape):
-        if labels[k, y, x]:
-            key = (5 + k, int(labels[k, y, x]), int(kinds[k, y, x]))
-            expected[key] = expected.get(key, 0) + 1
-    for table in (once, together):
-        columns_ = (table.plane, table.label, table.klass, table.count)
-        assert all(column.dtype == np.int64 for column in columns_)
-        rows_ = [tuple(int(n) for n in row) for row in zip(*columns_, strict=True)]
-        assert rows_ == [(*key, count) for key, count in sorted(expected.items())]
-
-
-def test_a_cell_has_its_most_frequent_class_and_little_stuff_is_dropped():
-    rows = [  # plane, label, class, pixels
-        (0, 7, 1, 5),
-        (0, 7, 2, 6),
-        (0, 9, 1, 4),
-        (0, 9, 2, 4),
-        (0, 99, 3, 63),
-        (1, 7, 1, 1),
-        (1, 99, 3, 64),
-    ]
-    table = ClassCounts(*(np.array(column, np.int64) for column in zip(*rows, strict=True)))
-    settled = settle_classes(table, things=(1, 2), stuff_area=64)
-    assert settled.plane.tolist() == [0, 0, 0, 1, 1]
-    assert settled.label.tolist() == [7, 9, 99, 7, 99]
-    assert settled.klass.tolist() == [2, 1, 0, 1, 3]
-    assert settled.count.tolist() == [11, 8, 63, 1, 64]
-
-
-def test_tables_of_nothing():
-    labels = torch.zeros((1, 3, 3), dtype=torch.int64)
-    table = count_classes(labels, labels.to(torch.uint8), 0)
-    assert not len(table.plane)
-    assert not len(settle_classes(table, things=(1,), stuff_area=64).plane)
 
 
 @given(st.integers(1, 12), st.sampled_from([1, 3, 5, 7, 11]), st.integers(0, 99))

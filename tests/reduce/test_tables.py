@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box, split
 from orthoflow.reduce.blocktables import BlockTables, block_tables
+from orthoflow.reduce.engine import Rule, consensus_of
 from orthoflow.reduce.fragments import FRAMES, ORIENTATION_NAMES, fragments
 from orthoflow.reduce.merging import merge
 from orthoflow.reduce.tablefile import dump, load
@@ -231,3 +232,42 @@ def test_keys_too_wide_to_pack_are_tallied_all_the_same():
     keys, count = tally([wide, wide, np.array([1, 0, 1, 2])], np.arange(4))
     assert [key.tolist() for key in keys] == [[5, 5, 2**62], [5, 5, 2**62], [0, 2, 1]]
     assert count.tolist() == [1, 3, 2]
+
+
+def two_classes(seed=3):
+    """Cells of a lattice in all orientations, each of one class with pixels of the other in it."""
+    dice = np.random.default_rng(seed)
+    shape = (9, 14, 13)
+    z, y, x = np.indices(shape)
+    cell = 1 + (z // 5) * 9 + (y // 5) * 3 + x // 5
+    truth = 1 + cell % 2
+    labels = {}
+    for name in ("xy", "xz", "yz"):
+        noisy = np.where(dice.random(shape) < 0.15, 3 - truth, truth)
+        labels[name] = (noisy * 1000 + cell).astype(np.uint32)
+    return labels, truth, cell
+
+
+@pytest.mark.parametrize("block", [None, (4, 5, 6), (1, 14, 13), (9, 3, 12)])
+def test_a_cell_has_the_class_of_most_of_its_pixels(block):
+    labels, truth, cell = two_classes()
+    rule = Rule("empanada", votes=2)
+    found = consensus_of(labels, rule, block=block, label_divisor=1000, cells=True)
+    assert set(found.instances.klass.tolist()) == {1, 2}
+    for number, klass in enumerate(found.instances.klass, 1):
+        here = found.labels == number
+        assert (truth[here] == klass).all()
+        # Cells of one class and orientation that touch nothing of their own stay apart.
+        assert len(np.unique(cell[here])) == 1
+    whole = consensus_of(labels, rule, label_divisor=1000, cells=True)
+    np.testing.assert_array_equal(found.labels, whole.labels)
+    tables = block_tables(labels, label_divisor=1000, cells=True)
+    assert load(dump(tables), BlockTables).kinds.count.sum() == sum(
+        np.count_nonzero(array) for array in labels.values()
+    )
+
+
+def test_a_class_that_is_none_is_refused():
+    labels = {"xy": np.full((2, 3, 3), 300 * 1000 + 5)}
+    with pytest.raises(BadInput, match="class 300"):
+        block_tables(labels, label_divisor=1000, cells=True)
