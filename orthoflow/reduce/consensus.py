@@ -66,8 +66,9 @@ class Verdict:
 def settle(triples: Triples, decision: Decision, *, min_size: int, min_extent: int) -> Verdict:
     """Final labels 1..n of triples: instances that are large enough, class by class.
 
-    Within a class they are in the rule's own order. An instance counts all voxels that it claims. Where two claim the same voxels the later one
-    has them; a label without voxels of its own is not given.
+    Within a class they are in the rule's own order. An instance counts all voxels that it claims.
+    Where two claim the same voxels the later one has them; a label without voxels of its own is not
+    given.
     """
     claims, count = decision.claims, len(decision.klass)
     size = np.zeros(count + 1, np.int64)
