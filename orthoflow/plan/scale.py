@@ -54,14 +54,14 @@ class Requests:
     pyramid_gets: int
     passes_gets: int
     """Of the passes that make objects, where there are any: their input and tables; about."""
-    passes_puts: int
-    """Tables of these passes, and the markers of labels."""
     marker_gets: int
     """Where several jobs share a run, the last one reads every marker."""
     block_puts: int
     """Shards of the full resolution, and a marker for each block."""
     pyramid_puts: int
     """Shards of the levels above, and a marker for each."""
+    passes_puts: int
+    """Tables of the passes that make objects, and the markers of labels."""
     other_puts: int
     lists: int
 

@@ -64,7 +64,11 @@ def test_every_channel_is_read():
 
 
 def test_the_price_is_that_of_every_request():
-    asked = scale.Requests(1_000_000, 2_000_000, 3_000_000, 400_000, 500_000, 100_000, 200_000)
+    asked = scale.Requests(
+        *(1_000_000, 1_500_000, 500_000, 3_000_000),
+        *(400_000, 450_000, 50_000, 100_000),
+        lists=200_000,
+    )
     assert (asked.gets, asked.puts) == (6_000_000, 1_000_000)
     assert asked.dollars == pytest.approx(6 * 0.4 + 5 + 0.2 * 5)
 
