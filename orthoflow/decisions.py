@@ -18,6 +18,7 @@ from orthoflow.reduce.holes import merge_holes
 from orthoflow.reduce.lookups import Fills, Ids, Lookups
 from orthoflow.reduce.matching import Objects
 from orthoflow.reduce.merging import merge
+from orthoflow.reduce.planewise import numbered_by_class
 from orthoflow.reduce.solidengine import SolidRule
 from orthoflow.reduce.tablefile import dump
 from orthoflow.reduce.triples import apply, merged
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     from orthoflow.geometry.box import Triple
     from orthoflow.graph import Maker, Node
-    from orthoflow.labeljob import LabelJob
+    from orthoflow.labeljob import AnyRule, LabelJob
+    from orthoflow.reduce.fragments import Int
 
 T = TypeVar("T")
 
@@ -136,7 +138,10 @@ def _decide_planes(desk: Desk, rule: Rule) -> Objects:
     with desk.tally.stage("instances"):
         table = merged(iter(desk.read(labeljob.triples_at)))
         verdict = rule.verdict(table, objects, views=len(job.sources))
-        ids = verdict.label.astype(id_dtype(verdict.label))
+        label = verdict.label
+        if rule.by_class:
+            label = np.append(0, _numbers(rule, verdict.instances))[label]
+        ids = label.astype(id_dtype(label))
 
         def of_block(_: int, block: Triple) -> Any:
             here = labeljob.triples_at(job, block).objects
@@ -145,6 +150,13 @@ def _decide_planes(desk: Desk, rule: Rule) -> Objects:
 
         desk.give_ids(of_block)
     return verdict.instances
+
+
+def _numbers(rule: AnyRule, objects: Objects) -> Int:
+    """Final label of each object, ascending."""
+    if isinstance(rule, Rule) and rule.by_class:
+        return numbered_by_class(objects, rule.label_divisor)
+    return np.arange(1, len(objects) + 1)
 
 
 def _fill(desk: Desk, objects: Objects) -> Objects:
@@ -157,7 +169,8 @@ def _fill(desk: Desk, objects: Objects) -> Objects:
             if block not in known:
                 desk.keep(labeljob.FILLS, block, Fills(found.lookup(index)))
         size = objects.size.copy()
-        size[found.filled.label - 1] += found.filled.size
+        row = np.searchsorted(_numbers(desk.job.rule, objects), found.filled.label)
+        size[row] += found.filled.size
     return replace(objects, size=size)
 
 

@@ -43,13 +43,13 @@ _IN, _GEO, _NET, _VOTE, INSTANCES, _OUT, WORK = (
 RULE_OPTIONS = frozenset(
     {"instances", "votes", "min_size", "min_extent", "allow_one_view"}
     | {"merge_iou", "merge_ioa", "cluster_iou", "stitch_threshold", "fill_holes"}
-    | {"connectivity", "watershed_depth", "watershed_radius"}
+    | {"connectivity", "watershed_depth", "watershed_radius", "label_divisor"}
 )
 """Options by which the labels of an output can be made again, without a network."""
 
 CONSENSUS_OPTIONS = RULE_OPTIONS | frozenset(
     {"axes", "channel", "voxel_size", "missing_input", "roi", "storage_option", "name"}
-    | {"label_divisor", "keep_stacks", "chunk", "shard", "levels"}
+    | {"keep_stacks", "chunk", "shard", "levels"}
     | {"compression_level", "ome_version", "overwrite", "block", "cluster", "scheduler", "workers"}
     | {"resume", "take_over", "retries", "patience"}
 )
@@ -134,7 +134,7 @@ class Options:
     flow_steps: int = _wish(200, "int", INSTANCES, "flows: steps that a voxel follows the flow at most", low=1, high=10000, aliases=("niter",))
     min_size: str = _wish("0", "text", INSTANCES, "smallest object, in voxels or as a volume such as 0.5um3")
     min_extent: str = _wish("0", "text", INSTANCES, "smallest side of an object's box, in voxels or as a length such as 0.3um")
-    label_divisor: int | None = _wish(None, "int", INSTANCES, "class of a plane's label is label // label_divisor (one class unless given; of labels that instances planes makes: 10000)", low=1, aliases=("max-objects",))
+    label_divisor: int | None = _wish(None, "int", INSTANCES, "labels are class * label_divisor + 1, 2, ... (1, 2, ... of all classes unless given); of labels that are given the class is label // label_divisor", low=1, aliases=("max-objects",))
     allow_one_view: bool = _wish(False, "flag", INSTANCES, "empanada: keep objects that only one orientation has (with votes 1)", aliases=("one-view",))
     merge_iou: float = _wish(0.25, "float", INSTANCES, "empanada: least overlap (IoU) of one object in two planes", low=0, high=1, aliases=("merge-iou-thr",))
     merge_ioa: float = _wish(0.25, "float", INSTANCES, "empanada: least share of a piece inside the object that it joins", low=0, high=1, aliases=("merge-ioa-thr",))

@@ -5,7 +5,7 @@ The rule in force is the run's own until `orthoflow/labels.json` names another o
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from orthoflow.errors import BadInput
@@ -104,6 +104,8 @@ def _changed(drive: Drive, before: AnyRule, wanted: dict[str, Any]) -> AnyRule:
         )
     # Sizes are text among options, where they may have a unit.
     own = {_RENAMED.get(name, name): str(value) for name, value in asdict(before).items()}
+    by_class = "label_divisor" in wanted or own.pop("by_class", "") == str(True)
+    own.pop("by_class", None)
     options = Options.from_mapping(own | wanted)
     if kind == "ends":
         return end_rule_of(options, facts)
@@ -114,4 +116,11 @@ def _changed(drive: Drive, before: AnyRule, wanted: dict[str, Any]) -> AnyRule:
                 "use cc or watershed"
             )
         return solid_rule_of(options, facts)
-    return rule_of(options, facts, views=len(drive.record["labels"]["orientations"]))
+    labels = drive.record["labels"]
+    if "label_divisor" in wanted and labels["sources"] is not None:
+        raise BadInput(
+            "label_divisor says which classes labels of planes have, and these were looked at; "
+            "leave it out, or make another output"
+        )
+    rule = rule_of(options, facts, views=len(labels["orientations"]))
+    return replace(rule, by_class=by_class and rule.instances != "planes")

@@ -80,6 +80,17 @@ class Squares(torch.nn.Module):
         return torch.cat([*classes, *heads], 1)
 
 
+class Cubes(torch.nn.Module):
+    """Flows in three dimensions to the middles of cubes of 8 voxels, where a voxel is above 0."""
+
+    def forward(self, tiles):
+        inside = tiles > 0
+        ways = [(3.5 - torch.arange(n) % 8).clamp(-1, 1) * 5 for n in tiles.shape[2:]]
+        parts = torch.meshgrid(*ways, indexing="ij")
+        flows = [part.expand_as(tiles) * inside for part in parts]
+        return torch.cat([*flows, torch.where(inside, 10.0, -10.0)], 1)
+
+
 class Spoilt(torch.nn.Module):
     """As `Pointwise`; voxels from 250 on give NaN (253: infinity, 254: an error)."""
 

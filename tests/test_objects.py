@@ -415,9 +415,33 @@ def test_an_object_has_the_class_of_most_of_its_pixels(cut, tmp_path):
     assert report["instances"] == len(np.unique(cubes)) == len(np.unique(labels)) == 24
     assert len(np.unique(np.stack([labels.ravel(), cubes.ravel()]), axis=1).T) == 24
     assert report["instances_of_classes"] == {"1": 12, "2": 12}
+    of.finalize(out, cluster="synchronous", label_divisor=1000, fill_holes=True)
+    again = arrays_of(out)["labels/segmentation"]
+    np.testing.assert_array_equal(again // 1000, truth)
+    np.testing.assert_array_equal(again % 1000, np.where(truth == 1, labels, labels - 12))
+    with pytest.raises(BadInput, match="class 1 has 12 objects.*label_divisor 12 "):
+        of.finalize(out, cluster="synchronous", label_divisor=12)
     # Numbered class by class.
     first = labels[truth == 1].max()
     assert (labels[truth == 2] > first).all()
+
+
+def test_flows_of_patches_in_three_dimensions(tmp_path):
+    volume = np.ones((16, 24, 32), np.uint8)
+    volume[:, :, 30:] = 0
+    facts = {"outputs": 4, "task": "flows", "divisor": 8, "stride": 8, "reach": 0, "ndim": 3}
+    model = of.Model.from_torch(nets.Cubes(), **facts)
+    found = []
+    for cut in ({"block": 32, "chunk": 32}, {"block": (8, 16, 16), "chunk": 8}):
+        out = tmp_path / f"{len(found)}.zarr"
+        where = {"model": model, "cluster": "synchronous", "skip_empty": False}
+        report = of.run(volume, out, max_diameter=16, **where, **cut)
+        found.append(arrays_of(out)["labels/segmentation"])
+        assert report["instances"] == 24
+    np.testing.assert_array_equal(*found)
+    z, y, x = np.indices(volume.shape) // 8
+    cubes = np.where(volume, z * 100 + y * 10 + x + 1, 0)
+    assert len(np.unique(np.stack([found[0].ravel(), cubes.ravel()]), axis=1).T) == 25
 
 
 def test_the_record_says_how_instances_were_found(volume, tmp_path):

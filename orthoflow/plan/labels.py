@@ -109,6 +109,10 @@ def rule_of(options: Options, facts: VolumeFacts, *, views: int, method: str | N
             "one, such as orientations xy"
         )
     min_extent = length_voxels("min_extent", options.min_extent, facts)
+    if instances == "planes" and options.fill_holes:
+        raise BadInput(
+            "fill_holes fills holes of whole objects; leave it out with instances planes"
+        )
     if instances == "planes" and min_extent > 1:
         raise BadInput(
             f"min_extent {options.min_extent}: objects of planes are one voxel thick, so none "

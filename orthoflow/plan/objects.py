@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 from orthoflow.errors import BadInput
@@ -215,7 +215,10 @@ def _cell_plan(
         semantic=semantic,
         divisor=divisor,
         median_rule=cast("MedianRule", options.median_rule or _usual_median_rule(options)),
-        rule=rule_of(options, facts, views=len(orientations), method=method),
+        rule=replace(
+            rule_of(options, facts, views=len(orientations), method=method),
+            by_class=options.label_divisor is not None and method != "planes",
+        ),
         dtype="uint32" if largest < 2**32 else "uint64",
     )
 

@@ -62,8 +62,8 @@ class Rule:
         For "empanada": see `decide_by_clusters` and `match_stacks`.
     stitch_threshold
         For "stitch": see `orthoflow.reduce.stitching.stitch`.
-    label_divisor
-        For "planes": see `orthoflow.reduce.planewise.numbered_in_planes`.
+    label_divisor, by_class
+        Whether labels are class * label_divisor + 1, 2, ... instead of 1..n. For "planes": see `orthoflow.reduce.planewise.numbered_in_planes`.
     fill_holes
         Whether instances get the holes that they alone enclose (`orthoflow.reduce.holes`).
     """
@@ -78,6 +78,7 @@ class Rule:
     cluster_iou: float = 0.75
     stitch_threshold: float = 0.25
     label_divisor: int = DIVISOR
+    by_class: bool = False
     fill_holes: bool = False
 
     def __post_init__(self) -> None:

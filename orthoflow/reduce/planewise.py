@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from orthoflow.errors import BadInput
 from orthoflow.reduce.consensus import Verdict
@@ -48,12 +49,40 @@ def numbered_in_planes(table: Triples, verdict: Verdict, divisor: int) -> Verdic
             f"{divisor} their labels run into the next class's; use a larger one"
         )
     label = verdict.instances.klass.astype(np.int64) * divisor + index
+    _require_room(label, divisor, classes)
+    return Verdict(np.concatenate([np.zeros(1, np.int64), label])[verdict.label], verdict.instances)
+
+
+def numbered_by_class(objects: Objects, divisor: int) -> Int:
+    """Label of each object, class * divisor + 1, 2, ...; objects are given class by class.
+
+    Raises
+    ------
+    BadInput
+        If labels of one class would run into those of the next, or are too large for 32 bits.
+
+    >>> objects = Objects(np.array([1, 1, 3], np.uint8), np.ones(3, int), np.zeros((3, 6), int))
+    >>> numbered_by_class(objects, 100).tolist()
+    [101, 102, 301]
+    """
+    klass = objects.klass.astype(np.int64)
+    classes, first, count = np.unique(klass, return_index=True, return_counts=True)
+    if len(classes) > 1 and count.max() >= divisor:
+        raise BadInput(
+            f"class {classes[count.argmax()]} has {count.max():,} objects, and with label_divisor "
+            f"{divisor} their labels run into the next class's; use a larger one"
+        )
+    label = klass * divisor + np.arange(len(klass)) - np.repeat(first, count) + 1
+    _require_room(label, divisor, classes)
+    return label
+
+
+def _require_room(label: Int, divisor: int, classes: npt.NDArray[np.integer]) -> None:
     if label.max(initial=0) > _MOST:
         raise BadInput(
             f"label_divisor {divisor} makes labels up to {int(label.max()):,}, and they are stored "
             f"in 32 bits; use {_MOST // (int(classes.max()) + 1):,} at most"
         )
-    return Verdict(np.concatenate([np.zeros(1, np.int64), label])[verdict.label], verdict.instances)
 
 
 def _within(plane: Int, objects: Objects) -> Int:
