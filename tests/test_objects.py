@@ -419,7 +419,7 @@ def test_an_object_has_the_class_of_most_of_its_pixels(cut, tmp_path):
     again = arrays_of(out)["labels/segmentation"]
     np.testing.assert_array_equal(again // 1000, truth)
     np.testing.assert_array_equal(again % 1000, np.where(truth == 1, labels, labels - 12))
-    with pytest.raises(BadInput, match="class 1 has 12 objects.*label_divisor 12 "):
+    with pytest.raises(BadInput, match=r"class 1 has 12 objects.*label_divisor 12 "):
         of.finalize(out, cluster="synchronous", label_divisor=12)
     # Numbered class by class.
     first = labels[truth == 1].max()

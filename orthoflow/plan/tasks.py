@@ -28,6 +28,7 @@ _OF_CLASSES = frozenset({"instances", "min_size", "min_extent", "fill_holes", "c
 }
 _OF_PLANES = frozenset({"votes", "allow_one_view", "merge_iou", "merge_ioa", "cluster_iou"}) | {
     "stitch_threshold",
+    "label_divisor",
     "keep_stacks",
 }
 

@@ -63,7 +63,8 @@ class Rule:
     stitch_threshold
         For "stitch": see `orthoflow.reduce.stitching.stitch`.
     label_divisor, by_class
-        Whether labels are class * label_divisor + 1, 2, ... instead of 1..n. For "planes": see `orthoflow.reduce.planewise.numbered_in_planes`.
+        Whether labels are class * label_divisor + 1, 2, ... instead of 1..n. For "planes": see
+        `orthoflow.reduce.planewise.numbered_in_planes`.
     fill_holes
         Whether instances get the holes that they alone enclose (`orthoflow.reduce.holes`).
     """
