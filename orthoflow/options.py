@@ -126,7 +126,7 @@ class Options:
     center_threshold: float = _wish(0.1, "float", INSTANCES, "panoptic: least height of a centre in the heatmap", low=0, high=1, aliases=("nms-threshold", "center-confidence-thr"))
     center_distance: int | None = _wish(None, "int", INSTANCES, "panoptic: side of the square in which a centre is the highest, in pixels (7), or in cells of 4 pixels (3) without fine boundaries", low=1, high=255, aliases=("nms-kernel",))
     fine_boundaries: bool | None = _wish(None, "flag", INSTANCES, "panoptic: each pixel looks for its centre (on), or each square of 4 x 4 pixels, which is faster")
-    max_diameter: str | None = _wish(None, "text", INSTANCES, "largest object in voxels, or as a length such as 3um: a voxel looks for the middle of its object half as far (four times the diameter on the model's card, or 256 voxels)")
+    max_diameter: str | None = _wish(None, "text", INSTANCES, "largest object in voxels, or as a length such as 3um: a voxel looks for the middle of its object half as far (four times the diameter on the model's card, or 256 voxels, 128 of flows)")
     median_rule: str | None = _wish(None, "text", INSTANCES, "median along the stack: of the planes as they are, or empanada's, in which planes before are filtered already and which needs whole stacks in one block (plain; recursive with instances empanada)", choices=("plain", "recursive"))
     semantic_only: bool = _wish(False, "flag", INSTANCES, "classes alone of a network that gives objects")
     flow_combination: str = _wish("mean", "text", INSTANCES, "flows: along each axis the mean of the orientations, by plane_weights, or their sum as in Cellpose", choices=("mean", "sum"))
