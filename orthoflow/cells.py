@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orthoflow.geometry.cells import Window
 from orthoflow.geometry.following import FlowRule
 from orthoflow.geometry.output import PLANES
-from orthoflow.geometry.scale import nearest_box, nearest_places
+from orthoflow.geometry.scale import nearest_box, nearest_of
 from orthoflow.kernels.planes import plane_cells, plane_classes, plane_flow_cells
 from orthoflow.sums import class_sums, gather
 
@@ -44,7 +44,10 @@ def block_cells(
     adrift = 0
     for orientation in plan.orientations:
         stack = _Stack(plan, objects, orientation, pieces, device)
-        cells, lost = (_on_output(array, held, plan, block) for array in stack.cells(held))
+        cells, lost = (
+            nearest_of(array, held, block, source=plan.working, target=plan.facts.shape)
+            for array in stack.cells(held)
+        )
         found[f"{PLANES}/{orientation.name}"] = cells.astype(objects.dtype)
         adrift += int(lost.sum())
     return found, adrift
@@ -117,13 +120,3 @@ class _Stack:
     def _sums(self, planes: Span, spans: tuple[Span, ...], channels: tuple[int, int]) -> Sums:
         box = self.orientation.box(planes, spans)
         return gather(self.plan, box, self.orientation, self.pieces, self.device, channels=channels)
-
-
-def _on_output(cells: npt.NDArray[Any], held: Box, plan: Plan, block: Box) -> npt.NDArray[Any]:
-    """Cells of the working voxels `held` on the voxels of the output."""
-    for axis in range(3):
-        if plan.working[axis] != plan.facts.shape[axis]:
-            span = (block.start[axis], block.stop[axis])
-            places = nearest_places(span, source=plan.working[axis], target=plan.facts.shape[axis])
-            cells = np.take(cells, places - held.start[axis], axis=axis)
-    return cells

@@ -12,7 +12,7 @@ import numpy as np
 from orthoflow import driver, labeljob, passes
 from orthoflow.errors import BlockFailed
 from orthoflow.job import Tally
-from orthoflow.reduce.ends import EndRule, settle_ends, sum_ends
+from orthoflow.reduce.ends import EndRule, settle_ends, settle_middles, sum_ends
 from orthoflow.reduce.engine import Rule, id_dtype, object_lookups
 from orthoflow.reduce.holes import merge_holes
 from orthoflow.reduce.lookups import Fills, Ids, Lookups
@@ -96,10 +96,13 @@ def decide(desk: Desk) -> None:
 
 def _decide_ends(desk: Desk, rule: EndRule) -> Objects:
     facts = desk.drive.record["labels"]
-    z, y, x = facts["shape"]
     with desk.tally.stage("instances"):
         table = sum_ends(desk.read(labeljob.ends_at))
-        label, objects = settle_ends(table, (z, y, x), facts["axes"], rule)
+        if facts["shape"] is None:
+            label, objects = settle_middles(table, rule)
+        else:
+            z, y, x = facts["shape"]
+            label, objects = settle_ends(table, (z, y, x), facts["axes"], rule)
         ids = label.astype(id_dtype(label))
 
         def of_block(_: int, block: Triple) -> Any:

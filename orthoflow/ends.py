@@ -10,7 +10,7 @@ import torch
 from orthoflow.geometry.box import split
 from orthoflow.geometry.orientations import ORIENTATIONS
 from orthoflow.geometry.output import ENDS
-from orthoflow.geometry.scale import core_box, nearest_box, nearest_places
+from orthoflow.geometry.scale import core_box, nearest_box, nearest_of
 from orthoflow.kernels.fields import Field, combine_flows, smooth_flows
 from orthoflow.kernels.flows import FlowTable, count_ends, flow_table, follow_table, only_inside
 from orthoflow.reduce.ends import end_table
@@ -62,12 +62,7 @@ def block_ends(
             index.append(here)
             seeds.append(many)
             adrift += int(own.stopped.sum())
-    ends = ends[held.within(whole)]
-    for axis in range(3):
-        if working[axis] != shape[axis]:
-            span = (block.start[axis], block.stop[axis])
-            places = nearest_places(span, source=working[axis], target=shape[axis])
-            ends = np.take(ends, places - held.start[axis], axis=axis)
+    ends = nearest_of(ends[held.within(whole)], held, block, source=working, target=shape)
     region = block.shifted(plan.region.start)
     known = end_table(ends, region, np.concatenate(index), np.concatenate(seeds))
     return {ENDS: ends}, known, adrift

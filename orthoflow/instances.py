@@ -15,7 +15,7 @@ import numpy as np
 from orthoflow import driver, passes
 from orthoflow.decisions import INSTANCES, WHOLE, Desk, decide
 from orthoflow.errors import BadInput
-from orthoflow.geometry.output import CLASSES, ENDS, PLANES
+from orthoflow.geometry.output import CLASSES, PLANES
 from orthoflow.job import Tally
 from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.labeljob import LabelJob
@@ -52,7 +52,7 @@ def label_job(drive: driver.Drive) -> LabelJob:
         divisor, known, crossings, planes_key = None, None, False, ends_key(drive.fingerprint)
         sources: tuple[tuple[str, VolumeRef], ...]
         if kind == "ends":
-            sources = ((ENDS_STEP, _own(drive, ENDS)),)
+            sources = ((ENDS_STEP, _own(drive, facts["array"])),)
         elif isinstance(rule, SolidRule):
             sources = ((CLASSES, _own(drive, CLASSES)),)
             radius = rule.radius if rule.kind == "watershed" else 0

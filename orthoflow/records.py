@@ -14,9 +14,10 @@ import numpy as np
 
 import orthoflow
 from orthoflow.errors import BadInput
+from orthoflow.geometry.output import ENDS, MIDDLES
 from orthoflow.options import WORK, wish_of
 from orthoflow.plan.costs import sampled_bytes
-from orthoflow.plan.objects import FlowPlan, SolidPlan
+from orthoflow.plan.objects import FlowPlan, MiddlePlan, SolidPlan
 from orthoflow.stores.markers import block_number_of
 from orthoflow.stores.urls import display_url
 
@@ -170,11 +171,15 @@ def _labels(plan: Plan) -> dict[str, Any]:
     if isinstance(objects, FlowPlan):
         facts: dict[str, Any] = {
             "kind": "ends",
+            "array": ENDS,
             "shape": list(plan.working),
             "axes": list(objects.flow.axes),
             "rule": asdict(objects.rule),
         }
         return {"labels": facts}
+    if isinstance(objects, MiddlePlan):
+        rule = asdict(objects.rule)
+        return {"labels": {"kind": "ends", "array": MIDDLES, "shape": None, "rule": rule}}
     facts = {
         "kind": "planes",
         "orientations": [orientation.name for orientation in plan.orientations],

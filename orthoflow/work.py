@@ -16,15 +16,16 @@ from orthoflow.ends import block_ends
 from orthoflow.errors import BlockFailed
 from orthoflow.geometry.box import Box, split
 from orthoflow.geometry.orientations import ORIENTATIONS
-from orthoflow.geometry.output import ENDS, PLANES
+from orthoflow.geometry.output import ENDS, MIDDLES, PLANES
 from orthoflow.job import Job, Tally, block_arrays, recipe_of, result_name, wanted_of
 from orthoflow.kernels.allocator import keep_freed_memory
 from orthoflow.kernels.finish import View, results, view_of
 from orthoflow.kernels.infer import Count, Planes, infer_shares, oriented
 from orthoflow.kernels.prepare import resample, to_device
+from orthoflow.middles import block_middles
 from orthoflow.models import load_model
 from orthoflow.plan.costs import chunk_bytes, total_work
-from orthoflow.plan.objects import CellPlan, FlowPlan
+from orthoflow.plan.objects import CellPlan, FlowPlan, MiddlePlan
 from orthoflow.reduce.blend import Sums
 from orthoflow.reduce.ends import no_ends
 from orthoflow.reduce.vote import fill_unpredicted
@@ -161,6 +162,9 @@ def _finished(
             if isinstance(objects, FlowPlan):
                 more, done.ends, done.adrift = block_ends(plan, objects, block, pieces, device)
                 found |= more
+            elif isinstance(objects, MiddlePlan):
+                more, done.ends, done.adrift = block_middles(plan, objects, block, pieces, device)
+                found |= more
             elif isinstance(objects, CellPlan):
                 more, done.adrift = block_cells(plan, objects, block, pieces, device)
                 found |= more
@@ -169,7 +173,7 @@ def _finished(
 
 def _is_of_objects(name: str) -> bool:
     """Whether a result is for the passes that make objects."""
-    return name == ENDS or name.startswith(f"{PLANES}/")
+    return name in (ENDS, MIDDLES) or name.startswith(f"{PLANES}/")
 
 
 def finish_and_write(job: Job, block: Box, own: Inferred, *rims: list[Sums]) -> Tally:
@@ -205,7 +209,7 @@ def run_block(
                 if plan.options.resumes:  # an earlier run may have left something torn there
                     write_block(job, block, _blank(plan, block), tally)
                     tally.bytes_written = 0
-                if isinstance(plan.objects, FlowPlan):
+                if isinstance(plan.objects, FlowPlan | MiddlePlan):
                     write_ends(job, block, no_ends())
                 return mark_block(job, block, tally, ())
         own = infer(job, part, block, voxels)

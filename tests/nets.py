@@ -91,6 +91,17 @@ class Cubes(torch.nn.Module):
         return torch.cat([*flows, torch.where(inside, 10.0, -10.0)], 1)
 
 
+class Boxes(torch.nn.Module):
+    """A logit, centres and offsets of cubes of 8 voxels, where a voxel is above 0."""
+
+    def forward(self, tiles):
+        ways = [4.0 - torch.arange(n) % 8 for n in tiles.shape[2:]]
+        parts = torch.meshgrid(*ways, indexing="ij")
+        peak = torch.stack([part == 0 for part in parts]).all(0) * 0.8
+        heads = [part.expand_as(tiles) for part in (peak, *parts)]
+        return torch.cat([torch.where(tiles > 0, 10.0, -10.0), *heads], 1)
+
+
 class Spoilt(torch.nn.Module):
     """As `Pointwise`; voxels from 250 on give NaN (253: infinity, 254: an error)."""
 

@@ -426,11 +426,13 @@ def test_an_object_has_the_class_of_most_of_its_pixels(cut, tmp_path):
     assert (labels[truth == 2] > first).all()
 
 
-def test_flows_of_patches_in_three_dimensions(tmp_path):
+@pytest.mark.parametrize("task", ["flows", "panoptic"])
+def test_patches_in_three_dimensions(task, tmp_path):
     volume = np.ones((16, 24, 32), np.uint8)
     volume[:, :, 30:] = 0
-    facts = {"outputs": 4, "task": "flows", "divisor": 8, "stride": 8, "reach": 0, "ndim": 3}
-    model = of.Model.from_torch(nets.Cubes(), **facts)
+    net, outputs = {"flows": (nets.Cubes(), 4), "panoptic": (nets.Boxes(), 5)}[task]
+    facts = {"task": task, "divisor": 8, "stride": 8, "reach": 0, "ndim": 3}
+    model = of.Model.from_torch(net, outputs=outputs, **facts)
     found = []
     for cut in ({"block": 32, "chunk": 32}, {"block": (8, 16, 16), "chunk": 8}):
         out = tmp_path / f"{len(found)}.zarr"
@@ -438,10 +440,13 @@ def test_flows_of_patches_in_three_dimensions(tmp_path):
         report = of.run(volume, out, max_diameter=16, **where, **cut)
         found.append(arrays_of(out)["labels/segmentation"])
         assert report["instances"] == 24
+        assert report["adrift"] == 0
+        assert verify(out).complete
     np.testing.assert_array_equal(*found)
     z, y, x = np.indices(volume.shape) // 8
     cubes = np.where(volume, z * 100 + y * 10 + x + 1, 0)
     assert len(np.unique(np.stack([found[0].ravel(), cubes.ravel()]), axis=1).T) == 25
+    assert of.finalize(out, cluster="synchronous", min_size=500)["instances"] == 18
 
 
 def test_the_record_says_how_instances_were_found(volume, tmp_path):

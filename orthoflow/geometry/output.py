@@ -28,6 +28,8 @@ PLANES = "planes"
 """Group of the per-plane cells of each orientation."""
 CLASSES = "classes"
 """Array of the voxels' classes, where objects are components of these."""
+MIDDLES = "middles"
+"""Array of each voxel's centre, of a panoptic network of 3-D patches: 1 + raster index."""
 ENDS = "flows/ends"
 """Array of where voxels end that follow the flow: 1 + raster index, 0 is background."""
 
@@ -74,7 +76,7 @@ class ArraySpec:
     @property
     def pyramid(self) -> bool:
         """Whether it has levels: what is there for later passes alone is not looked at."""
-        return self.path not in (ENDS, CLASSES) and not self.path.startswith(f"{PLANES}/")
+        return self.path not in (ENDS, CLASSES, MIDDLES) and not self.path.startswith(f"{PLANES}/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ resampled by itself equals the crop of the volume resampled as a whole, bit for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +130,18 @@ def nearest_box(box: Box, *, source: Triple, target: Triple) -> Box:
         )
         spans.append((first, last + 1))
     return Box((spans[0][0], spans[1][0], spans[2][0]), (spans[0][1], spans[1][1], spans[2][1]))
+
+
+def nearest_of(
+    array: npt.NDArray[Any], held: Box, box: Box, *, source: Triple, target: Triple
+) -> npt.NDArray[Any]:
+    """Nearest value for each voxel of the target's `box`, from those of the source's `held`."""
+    for axis in range(3):
+        if source[axis] != target[axis]:
+            span = (box.start[axis], box.stop[axis])
+            places = nearest_places(span, source=source[axis], target=target[axis])
+            array = np.take(array, places - held.start[axis], axis=axis)
+    return array
 
 
 def core_box(box: Box, *, source: Triple, target: Triple) -> Box:

@@ -182,19 +182,25 @@ def _interpolated(
 
 
 def _centers(heat: torch.Tensor, start: tuple[int, int], rule: CellRule) -> Centers:
-    """Largest cells of their windows, above the threshold, in raster order; plateaus give several.
-
-    An even window has one cell more before than behind.
-    """
-    size = rule.center_distance
-    lively = torch.where(heat > rule.center_threshold, heat, -1)
-    peak = _window_max(_window_max(lively, 1, size), 2, size)
-    plane, row, column = ((lively == peak) & (lively > 0)).nonzero().unbind(1)
+    """Largest cells of their windows, above the threshold; plateaus give several."""
+    plane, row, column = highest(heat, (1, 2), rule).nonzero().unbind(1)
     return Centers(plane, row + start[0], column + start[1], len(heat))
 
 
+def highest(heat: torch.Tensor, axes: Sequence[int], rule: CellRule) -> torch.Tensor:
+    """Which cells of three axes are the largest of their windows along `axes`, and large enough.
+
+    An even window has one cell more before than behind.
+    """
+    lively = torch.where(heat > rule.center_threshold, heat, -1)
+    peak = lively
+    for axis in axes:
+        peak = _window_max(peak, axis, rule.center_distance)
+    return (lively == peak) & (lively > 0)
+
+
 def _window_max(values: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    """Largest of the `size` values around each, along one axis of (planes, rows, columns)."""
+    """Largest of the `size` values around each, along one of three axes."""
     pads = [0] * 6
     pads[4 - 2 * axis : 6 - 2 * axis] = size // 2, (size - 1) // 2
     values = functional.pad(values, pads, value=-math.inf)

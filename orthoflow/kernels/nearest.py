@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FRACTION = 256
 """Votes are rounded to multiples of 1 / FRACTION pixel, so that distances are exact integers."""
-_FARTHEST = 2.0**16
+LONGEST = 2.0**16
 """Longest offset, pixels; squares of distances stay far below 2**53, exact in float64."""
 _CHUNK = {"cpu": 2**15, "cuda": 2**21}
 # Side of the first buckets, in units of the mean distance between centres.
@@ -105,7 +105,7 @@ class _Exact:
         return pixel.double() * FRACTION
 
     def vote(self, pixel: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-        short = offset.double().clamp(-_FARTHEST, _FARTHEST)
+        short = offset.double().clamp(-LONGEST, LONGEST)
         return self.place(pixel) + (short * FRACTION).round()
 
     def far(self, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:

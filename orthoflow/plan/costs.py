@@ -15,7 +15,7 @@ from orthoflow.geometry.scale import RESAMPLE_ORDER
 from orthoflow.models.card import CPU_BATCH_PIXELS
 from orthoflow.plan.blocks import sums_bytes
 from orthoflow.plan.census import census
-from orthoflow.plan.objects import CellPlan, FlowPlan
+from orthoflow.plan.objects import CellPlan, FlowPlan, MiddlePlan
 from orthoflow.reduce.statistics import sample_boxes
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _held_bytes(plan: Plan, along: tuple[Extent, ...]) -> int:
 
 def _object_bytes(plan: Plan, z: Extent, y: Extent, x: Extent) -> int:
     """Bytes that a task needs to find the cells, or the ends, of its block (measured)."""
-    if isinstance(plan.objects, CellPlan):
+    if isinstance(plan.objects, CellPlan | MiddlePlan):
         return _CELL_BYTES
     if isinstance(plan.objects, FlowPlan):
         field = max(map(math.prod, zip(z.sums, y.sums, x.sums, strict=True)))

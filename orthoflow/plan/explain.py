@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orthoflow.plan import costs
-from orthoflow.plan.objects import FlowPlan, SolidPlan
+from orthoflow.plan.objects import FlowPlan, MiddlePlan, SolidPlan
 from orthoflow.plan.scale import duration, scale_lines, scale_numbers
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _objects(objects: ObjectPlan) -> str:
     if isinstance(objects, FlowPlan):
         reach = f"followed for {objects.flow.steps} steps, {objects.flow.reach} voxels far"
         return f"one flow field ({objects.combination} of the orientations), {reach}{least}"
+    if isinstance(objects, MiddlePlan):
+        return f"cells of 3-D patches, middles up to {objects.cells.reach} voxels away{least}"
     cells, own = objects.cells, objects.rule
     votes = f", votes {own.votes}" if own.instances in ("components", "empanada") else ""
     return f"{own.instances}{votes}, middles up to {cells.reach} pixels away{least}"

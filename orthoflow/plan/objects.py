@@ -10,7 +10,7 @@ from orthoflow.errors import BadInput
 from orthoflow.geometry.box import Box
 from orthoflow.geometry.cells import CellRule, Window, cells_needed
 from orthoflow.geometry.following import FlowRule, flow_halo, smoothing_halo
-from orthoflow.geometry.output import CLASSES, ENDS, PLANES, ArraySpec
+from orthoflow.geometry.output import CLASSES, ENDS, MIDDLES, PLANES, ArraySpec
 from orthoflow.models.heads import (
     FLOW_SCALE,
     SEMANTIC,
@@ -134,6 +134,29 @@ def grown(box: Box, by: Triple, shape: Triple) -> Box:
 
 
 @dataclass(frozen=True, slots=True)
+class MiddlePlan:
+    """How outputs of a panoptic network of 3-D patches become cells, each of which is an object."""
+
+    cells: CellRule
+    semantic: tuple[int, int]
+    """First and end of the class logits among the blended channels."""
+    rule: EndRule
+    dtype: str
+    """Of stored centres."""
+
+    def need(self, need: Box, orientation: Orientation, working: Triple) -> Box:
+        """Working voxels whose outputs the centres of the working voxels `need` depend on."""
+        del orientation
+        assert self.cells.reach is not None
+        return grown(need, (self.cells.reach + self.cells.center_distance // 2,) * 3, working)
+
+    def arrays(self, options: Options, names: tuple[str, ...]) -> list[ArraySpec]:
+        """Arrays of centres and objects, without levels."""
+        del names
+        return [ArraySpec(MIDDLES, "labels", self.dtype, 0, ()), *label_arrays(options, ())]
+
+
+@dataclass(frozen=True, slots=True)
 class SolidPlan:
     """How classes become objects; nothing but the vote on them is needed of a block."""
 
@@ -150,7 +173,7 @@ class SolidPlan:
         return [ArraySpec(CLASSES, "labels", "uint8", 0, ()), *label_arrays(options, ())]
 
 
-ObjectPlan = CellPlan | FlowPlan | SolidPlan
+ObjectPlan = CellPlan | FlowPlan | MiddlePlan | SolidPlan
 
 
 def blended_channels(mode: Mode, kept: tuple[int, int], objects: ObjectPlan | None) -> int:
@@ -158,9 +181,9 @@ def blended_channels(mode: Mode, kept: tuple[int, int], objects: ObjectPlan | No
     return 1 if mode == "binary" and not has_heads(objects) else kept[1] - kept[0]
 
 
-def has_heads(objects: ObjectPlan | None) -> TypeGuard[CellPlan | FlowPlan]:
+def has_heads(objects: ObjectPlan | None) -> TypeGuard[CellPlan | FlowPlan | MiddlePlan]:
     """Whether objects are made of all outputs, not of classes alone."""
-    return isinstance(objects, CellPlan | FlowPlan)
+    return isinstance(objects, CellPlan | FlowPlan | MiddlePlan)
 
 
 def object_plan(
@@ -184,7 +207,19 @@ def object_plan(
         return None
     if method_of(card, options, task) == "flows":
         return _flow_plan(facts, card, options, working, orientations)
+    if task == "panoptic" and card.ndim == 3:
+        return _middle_plan(facts, card, options, working)
     return _cell_plan(facts, card, options, working, orientations)
+
+
+def _middle_plan(facts: VolumeFacts, card: Card, options: Options, working: Triple) -> MiddlePlan:
+    """Numbers of the cells of 3-D patches."""
+    return MiddlePlan(
+        cells=_cell_rule(facts, card, options, working),
+        semantic=(0, channels_of(card, SEMANTIC).stop),
+        rule=end_rule_of(options, facts),
+        dtype=_raster_dtype(working),
+    )
 
 
 def _cell_plan(
@@ -260,7 +295,6 @@ def _flow_plan(
 ) -> FlowPlan:
     """Numbers of the field of a flow network."""
     z, y, x = triple("flow_smoothing", options.flow_smoothing)
-    voxels = math.prod(working)
     return FlowPlan(
         flow=_flow_rule(facts, card, options, working, axes=(0, 1, 2)),
         combination=cast("Combination", options.flow_combination),
@@ -268,8 +302,13 @@ def _flow_plan(
         smoothing=(z, y, x),
         semantic=(card.outputs - 1, card.outputs),
         rule=end_rule_of(options, facts),
-        dtype="uint32" if voxels < 2**32 - 1 else "uint64",
+        dtype=_raster_dtype(working),
     )
+
+
+def _raster_dtype(shape: Triple) -> str:
+    """Of 1 + raster index of a voxel."""
+    return "uint32" if math.prod(shape) < 2**32 - 1 else "uint64"
 
 
 def reach_of(

@@ -13,7 +13,7 @@ import numpy as np
 from orthoflow.geometry.levels import relative_factors, slab_depth
 from orthoflow.plan import costs
 from orthoflow.plan.gets import count_gets, pieces_along
-from orthoflow.plan.objects import CellPlan, FlowPlan, SolidPlan
+from orthoflow.plan.objects import CellPlan, FlowPlan, MiddlePlan, SolidPlan
 
 if TYPE_CHECKING:
     from orthoflow.geometry.box import Triple
@@ -226,7 +226,12 @@ def _passes(plan: Plan) -> tuple[int, int, int]:
     objects = plan.objects
     if objects is None:
         return 0, 0, 0
-    passes, tables = {CellPlan: (3, 4), FlowPlan: (1, 2), SolidPlan: (2, 2)}[type(objects)]
+    passes, tables = {
+        CellPlan: (3, 4),
+        FlowPlan: (1, 2),
+        MiddlePlan: (1, 2),
+        SolidPlan: (2, 2),
+    }[type(objects)]
     return (passes + 1, tables + 2, 1) if objects.rule.fill_holes else (passes, tables, 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, cast
 
 from orthoflow.errors import BadInput
-from orthoflow.models.heads import CELLPROB, SEMANTIC, Task, channels_of
+from orthoflow.models.heads import CELLPROB, SEMANTIC, Task, channels_of, class_count
 from orthoflow.options import INSTANCES, wish_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ _MEANINGLESS: dict[Task, frozenset[str]] = {
     "panoptic": frozenset({"flow_combination", "flow_smoothing", "flow_steps"}),
     "flows": frozenset({"center_threshold", "center_distance", "fine_boundaries", "median_rule"})
     | {"median"},
+}
+_OF_PATCHES = frozenset({"center_threshold", "center_distance", "max_diameter", "min_size"}) | {
+    "min_extent",
+    "fill_holes",
 }
 _SOLID = frozenset({"connectivity", "watershed_depth", "watershed_radius"})
 _OF_CLASSES = frozenset({"instances", "min_size", "min_extent", "fill_holes", "connectivity"}) | {
@@ -73,10 +77,8 @@ def check_objects(card: Card, options: Options, task: Task) -> None:
         _check_classes(card, options)
         return
     if card.ndim == 3 and task == "panoptic":
-        raise BadInput(
-            f"model {card.name!r} takes 3-D patches, and cells are found in planes; use "
-            "semantic_only, or a 2-D panoptic network"
-        )
+        _check_patches(card, options)
+        return
     method = method_of(card, options, task)
     if method == "flows":
         _check_field(card, options, task)
@@ -86,6 +88,19 @@ def check_objects(card: Card, options: Options, task: Task) -> None:
             "leave it out"
         )
     _check_meant(card, options, task, method)
+
+
+def _check_patches(card: Card, options: Options) -> None:
+    """Refuse what a panoptic network of 3-D patches cannot have, and options without a meaning."""
+    if class_count(card) > 2:
+        raise BadInput(
+            f"model {card.name!r} takes 3-D patches and has {class_count(card)} classes; objects "
+            "are made of one class of things and background alone: use semantic_only, or "
+            "instances cc"
+        )
+    for name in options.changed():
+        if name == "keep_stacks" or (wish_of(name).group == INSTANCES and name not in _OF_PATCHES):
+            raise BadInput(f"{name} means nothing for 3-D patches of {card.name!r}; leave it out")
 
 
 def _check_classes(card: Card, options: Options) -> None:

@@ -133,12 +133,22 @@ def settle_ends(
     names, number = np.unique(sinks.label[place[listed]], return_inverse=True)
     own = np.zeros(len(table), np.int64)
     own[listed] = number.reshape(-1) + 1
-    size = np.zeros(len(names) + 1, np.int64)
+    return _kept(table, own, len(names), rule)
+
+
+def settle_middles(table: EndTable, rule: EndRule) -> tuple[Int, Objects]:
+    """Label 1..n of each row of a volume's table, each of which is one object; and the objects."""
+    return _kept(table, np.arange(1, len(table) + 1), len(table), rule)
+
+
+def _kept(table: EndTable, own: Int, count: int, rule: EndRule) -> tuple[Int, Objects]:
+    """Final label of each row, 0 where its object 1..count is too small; and the objects."""
+    size = np.zeros(count + 1, np.int64)
     np.add.at(size, own, table.count)
     some = (own > 0) & (table.count > 0)
-    box = boxes_around(own[some], table.box[some], len(names))
+    box = boxes_around(own[some], table.box[some], count)
     keep = large(size[1:], box, min_size=max(rule.min_size, 1), min_extent=rule.min_extent)
-    final = np.zeros(len(names) + 1, np.int64)
+    final = np.zeros(count + 1, np.int64)
     final[1:][keep] = np.arange(1, int(keep.sum()) + 1)
     klass = np.ones(int(keep.sum()), np.uint8)
     return final[own], Objects(klass, size[1:][keep], box[keep])

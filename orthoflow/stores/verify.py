@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orthoflow.errors import BadInput
-from orthoflow.geometry.output import ENDS
+from orthoflow.geometry.output import ENDS, MIDDLES
 from orthoflow.stores.answers import is_absence, refusals
 from orthoflow.stores.documents import FOLDER, documents
 from orthoflow.stores.ledger import Ledger, Outline
@@ -305,7 +305,7 @@ class _Audit:
                 self.find("foreign", key, "is nothing that a run keeps there")
         self.check_records(records)
         self.check_tables(tables)
-        if any(array.path == ENDS for array in outline.output.arrays):
+        if any(array.path in (ENDS, MIDDLES) for array in outline.output.arrays):
             self.check_ends(outline, set(tables))
         return sorted(self.names)
 
