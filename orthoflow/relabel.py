@@ -33,6 +33,7 @@ _KNOWN = {
     | {"watershed_depth", "watershed_radius"},
     "planes": RULE_OPTIONS - {"connectivity", "watershed_depth", "watershed_radius"},
 }
+_MADE_OF = {"ends": "a flow field, or middles", "classes": "classes", "planes": "planes"}
 # What a rule calls otherwise than the options.
 _RENAMED = {"kind": "instances", "depth": "watershed_depth", "radius": "watershed_radius"}
 
@@ -99,7 +100,8 @@ def _changed(drive: Drive, before: AnyRule, wanted: dict[str, Any]) -> AnyRule:
     foreign = sorted(set(wanted) - _KNOWN[kind])
     if foreign:
         raise BadInput(
-            f"{', '.join(foreign)}: the objects of this output are made of {kind}, and depend on "
+            f"{', '.join(foreign)}: the objects of this output are made of {_MADE_OF[kind]}, and "
+            "depend on "
             f"{', '.join(sorted(_KNOWN[kind]))} alone"
         )
     # Sizes are text among options, where they may have a unit.
