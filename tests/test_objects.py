@@ -134,6 +134,19 @@ def test_workers_give_the_bytes_of_one_thread(way, cluster, stored, expected, tm
     assert_alike(arrays_of(out), expected(way)[0])
 
 
+@pytest.mark.s3
+@pytest.mark.parametrize("way", ["components", "flows", "cc"])
+def test_a_bucket_gets_what_a_disk_gets(way, stored, expected, bucket):
+    out = f"{bucket}/out.zarr"
+    report = segmented(stored, out, way, **CUTS[3])
+    assert report["complete"]
+    assert_alike(arrays_of(out), expected(way)[0])
+    assert verify(out).complete
+    own = {"fill_holes": way != "cc"}
+    assert of.finalize(out, cluster="synchronous", min_size=50, **own)["complete"]
+    assert verify(out).complete
+
+
 def test_cells_of_a_region_are_those_of_the_volume(volume, expected, tmp_path):
     segmented(volume, tmp_path / "out.zarr", "components", roi="4:24,10:50,5:60", **CUTS[0])
     found, whole = arrays_of(tmp_path / "out.zarr"), expected("components")[0]
